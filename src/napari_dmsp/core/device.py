@@ -1,0 +1,42 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import DmspError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; "auto" prefers CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    DmspError
+        If the device is unknown or not present.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DmspError(f"device={name!r} is unknown; use auto, cpu, cuda or mps.") from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise DmspError(f"device={name!r} is not available here; use device='auto' or 'cpu'.")
+    return device
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are native, hence faster than float32, on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return False

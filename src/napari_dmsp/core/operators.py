@@ -1,0 +1,183 @@
+"""Degradations as linear operators: forward, adjoint and the exact regularised solve.
+
+An operator is built for one image size and knows nothing of priors or solvers. All act on
+tensors (B, C, H, W); every channel is degraded alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import DmspError
+
+
+class Operator(Protocol):
+    """What the solvers ask of a degradation ``y = A x + n``."""
+
+    @property
+    def energy(self) -> float:
+        """Mean squared norm of a row of A: ``|k|^2`` for a blur (eq. 9)."""
+
+    @property
+    def fine_gain(self) -> float:
+        """Mean power that A passes in the finest diagonal wavelet band, 1 for the identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply A."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Apply the transpose of A."""
+
+    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Return ``(lam * A^T A + c * I)^-1 b``.
+
+        An iterative method starts from ``x0`` and stops at a root mean square error of
+        ``tolerance``.
+        """
+
+    def start(self, y: Tensor) -> Tensor:
+        """Return a first estimate of the unknown image."""
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Cut the unknown image to the frame that the user sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class Blur:
+    """Valid part of the true convolution with a point spread function.
+
+    The unknown image is larger than the observation by the support of the PSF, so nothing is
+    assumed beyond the border. Orientation is that of
+    ``scipy.signal.convolve2d(x, psf, mode="valid")``.
+
+    Parameters
+    ----------
+    psf : Tensor
+        Kernel (kh, kw), any size, odd or even.
+    shape : tuple of int
+        Height and width of the observation.
+    max_steps : int
+        Most conjugate-gradient steps of one `solve`.
+
+    Attributes
+    ----------
+    extended_shape : tuple of int
+        Height and width of the unknown image: at least ``H + kh - 1`` and ``W + kw - 1``, enlarged
+        to sizes with a fast FFT. What lies beyond has no data and follows the prior.
+
+    Notes
+    -----
+    `solve` runs conjugate gradients on the Fourier coefficients, preconditioned by the periodic
+    operator, which is diagonal there. Both differ along the border only, so few steps do, of two
+    transforms each.
+    """
+
+    psf: Tensor
+    shape: tuple[int, int]
+    max_steps: int = 50
+    extended_shape: tuple[int, int] = field(init=False)
+    _transfer: Tensor = field(init=False, repr=False)
+    _weights: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.psf.ndim != 2 or self.psf.numel() == 0:
+            raise DmspError(f"psf has shape {tuple(self.psf.shape)}; expected (height, width).")
+        kh, kw = self.psf.shape
+        size = _fast_size(self.shape[0] + kh - 1), _fast_size(self.shape[1] + kw - 1)
+        object.__setattr__(self, "extended_shape", size)
+        object.__setattr__(self, "_transfer", torch.fft.rfft2(self.psf, s=size))
+        # How often each column of the half spectrum stands in the full one.
+        columns = torch.full((size[1] // 2 + 1,), 2.0, dtype=self.psf.dtype)
+        columns[0] = 1
+        if size[1] % 2 == 0:
+            columns[-1] = 1
+        object.__setattr__(self, "_weights", columns.to(self.psf.device))
+
+    @property
+    def energy(self) -> float:
+        """Squared norm of the PSF."""
+        return float(self.psf.square().sum())
+
+    @property
+    def fine_gain(self) -> float:
+        """Mean squared transfer above a quarter of the sampling frequency on both axes."""
+        height, width = self.extended_shape
+        rows = torch.fft.fftfreq(height).abs() >= 0.25
+        columns = torch.fft.rfftfreq(width) >= 0.25
+        power = self._transfer.abs().square().cpu()
+        return float(power[rows][:, columns].mean())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur an extended image to (B, C, H, W)."""
+        return self._blur(torch.fft.rfft2(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Correlate (B, C, H, W) to an extended image."""
+        return torch.fft.irfft2(self._correlate(y), s=self.extended_shape)
+
+    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Solve on the extended domain; see the class notes."""
+        inverse = 1 / (lam * self._transfer.abs().square() + c)
+
+        def dot(u: Tensor, v: Tensor) -> Tensor:
+            return (self._weights * (u.real * v.real + u.imag * v.imag)).sum()
+
+        def normal(v: Tensor) -> Tensor:
+            return lam * self._correlate(self._blur(v)) + c * v
+
+        spectrum = torch.fft.rfft2(x0)
+        residual = torch.fft.rfft2(b) - normal(spectrum)
+        preconditioned = inverse * residual
+        direction, product = preconditioned, dot(residual, preconditioned)
+        height, width = self.extended_shape
+        # The product estimates error^T (lam A^T A + c I) error, which is at least c |error|^2.
+        target = tolerance**2 * c * x0.numel() * height * width
+        for _ in range(self.max_steps):
+            if product <= target:
+                break
+            image = normal(direction)
+            length = product / dot(direction, image)
+            spectrum = spectrum + length * direction
+            residual = residual - length * image
+            preconditioned = inverse * residual
+            previous, product = product, dot(residual, preconditioned)
+            direction = preconditioned + (product / previous) * direction
+        return torch.fft.irfft2(spectrum, s=self.extended_shape)
+
+    def start(self, y: Tensor) -> Tensor:
+        """Continue the observation by its edge."""
+        (top, left), (height, width) = self._corner, self.extended_shape
+        bottom, right = height - top - self.shape[0], width - left - self.shape[1]
+        return F.pad(y, (left, right, top, bottom), mode="replicate")
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Cut to the part that lies under the observation."""
+        top, left = self._corner
+        return x[..., top : top + self.shape[0], left : left + self.shape[1]]
+
+    @property
+    def _corner(self) -> tuple[int, int]:
+        # The centre of a PSF is pixel (size - 1) // 2, as for convolve2d(..., mode="same").
+        return self.psf.shape[0] // 2, self.psf.shape[1] // 2
+
+    def _blur(self, spectrum: Tensor) -> Tensor:
+        kh, kw = self.psf.shape
+        full = torch.fft.irfft2(spectrum * self._transfer, s=self.extended_shape)
+        return full[..., kh - 1 : kh - 1 + self.shape[0], kw - 1 : kw - 1 + self.shape[1]]
+
+    def _correlate(self, y: Tensor) -> Tensor:
+        kh, kw = self.psf.shape
+        height, width = self.extended_shape
+        bottom, right = height - kh + 1 - self.shape[0], width - kw + 1 - self.shape[1]
+        padded = F.pad(y, (kw - 1, right, kh - 1, bottom))
+        return torch.fft.rfft2(padded) * self._transfer.conj()
+
+
+def _fast_size(size: int) -> int:
+    return int(next_fast_len(size, real=True))

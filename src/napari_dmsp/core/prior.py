@@ -1,0 +1,165 @@
+"""The prior: a denoiser, its mean-shift vector, and where trained ones come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import DmspError
+from .networks import ARCHITECTURES
+
+Denoiser = Callable[[Tensor, float], Tensor]
+
+
+def mean_shift(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    *,
+    stochastic: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Gradient of the log of the Gaussian-smoothed image density at ``x``.
+
+    Parameters
+    ----------
+    denoiser : callable
+        ``denoiser(x, sigma)``, the posterior mean under Gaussian noise.
+    x : Tensor
+        Images (B, C, H, W).
+    sigma : float
+        Width of the smoothing in the units of ``x``.
+    stochastic : bool
+        Sample eq. 19 instead of evaluating eq. 14: noise of half the variance is added before the
+        denoiser, and not subtracted afterwards.
+    generator : torch.Generator, optional
+        CPU generator of that noise.
+
+    Returns
+    -------
+    Tensor
+        ``(r(x) - x) / sigma^2`` (eq. 14) or ``2 (r(x + n) - x) / sigma^2`` (eq. 19).
+    """
+    if not stochastic:
+        return (denoiser(x, sigma) - x) / sigma**2
+    half = sigma / math.sqrt(2)
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    return (denoiser(x + half * noise, half) - x) / half**2
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """A denoiser with what a restoration must know about it.
+
+    Attributes
+    ----------
+    denoiser : callable
+        ``denoiser(x, sigma) -> x`` on (B, C, H, W), same units for both.
+    name : str
+        As shown to the user.
+    channels : int or None
+        Channels that the denoiser takes; None means any.
+    noise_sigma : float or None
+        The one level it was trained for; None means any.
+    sha256 : str or None
+        Hash of the weights file.
+    """
+
+    denoiser: Denoiser
+    name: str
+    channels: int | None = None
+    noise_sigma: float | None = None
+    sha256: str | None = None
+    card: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Denoise ``x``."""
+        return self.denoiser(x, sigma)
+
+    def to(self, device: torch.device | str) -> Prior:
+        """Move a network to ``device``; other callables stay as they are."""
+        if isinstance(self.denoiser, torch.nn.Module):
+            self.denoiser.to(device)
+        return self
+
+
+def available_priors() -> list[str]:
+    """Names of the priors that come with the package."""
+    folder = resources.files("napari_dmsp") / "weights"
+    return sorted(
+        f.name.removesuffix(".safetensors")
+        for f in folder.iterdir()
+        if f.name.endswith(".safetensors")
+    )
+
+
+def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
+    """Load a denoising prior.
+
+    Parameters
+    ----------
+    prior : str, path or callable
+        The name of a bundled prior ("rgb", "gray"), a safetensors file written by the trainer, or
+        any ``denoiser(x, sigma)`` on tensors (B, C, H, W).
+
+    Returns
+    -------
+    Prior
+
+    Raises
+    ------
+    DmspError
+        If there is no such prior, or the file was not written by the trainer.
+    """
+    if isinstance(prior, Prior):
+        return prior
+    if callable(prior):
+        return Prior(prior, getattr(prior, "__name__", type(prior).__name__))
+    if str(prior) in available_priors():
+        with resources.as_file(
+            resources.files("napari_dmsp") / "weights" / f"{prior}.safetensors"
+        ) as path:
+            return _read_prior(path)
+    path = Path(prior)
+    if not path.is_file():
+        raise DmspError(
+            f"prior={str(prior)!r} is neither a file nor one of {', '.join(available_priors())}."
+        )
+    return _read_prior(path)
+
+
+def _read_prior(path: Path) -> Prior:
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {})["napari-dmsp"])
+        sigma = config.pop("noise_sigma", None)
+        channels = config["channels"]
+        net = ARCHITECTURES[config.pop("architecture")](**config)
+        net.load_state_dict(load_file(path))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DmspError(
+            f"{path} is not a prior written by this package's trainer ({error})."
+        ) from error
+    net.eval().requires_grad_(False)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    card = path.with_suffix(".json")
+    return Prior(
+        net,
+        path.stem,
+        channels=channels,
+        noise_sigma=sigma,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        card=json.loads(card.read_text()) if card.is_file() else {},
+    )

@@ -1,0 +1,198 @@
+"""The solvers: generators that yield one `State` per evaluation of the denoiser.
+
+Images are tensors (B, C, H, W) on a scale where 0..1 is the range of the prior's training images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .noise import FLOOR, residual_variance, wavelet_sigma
+from .operators import Operator
+from .prior import Denoiser
+
+DAE_SIGMA = 11 / 255
+# Error of the data step relative to the width of the smoothing; 0.01 costs 0.1 dB.
+ACCURACY = 0.003
+
+
+def _plain(x: Tensor) -> NDArray[np.float32]:
+    return x.detach().cpu().float().numpy()
+
+
+@dataclass(frozen=True)
+class State:
+    """One step of a restoration.
+
+    Attributes
+    ----------
+    image : Tensor
+        The estimate (B, C, H, W) in the frame of the result.
+    evaluation, total : int
+        Evaluations of the denoiser so far, and planned.
+    noise_sigma : float
+        Noise level assumed in this step, given or estimated.
+    residual : float
+        Root mean square of ``A x - y``.
+    """
+
+    image: Tensor
+    evaluation: int
+    total: int
+    noise_sigma: float
+    residual: float
+    to_array: Callable[[Tensor], NDArray[np.float32]] = field(default=_plain, repr=False)
+
+    def array(self) -> NDArray[np.float32]:
+        """Return the estimate in the layout and the units of the user's image."""
+        return self.to_array(self.image)
+
+
+def iterate_sgd(
+    y: Tensor,
+    operator: Operator,
+    denoiser: Denoiser,
+    *,
+    noise_sigma: float | None = None,
+    iterations: int = 300,
+    dae_sigma: float = DAE_SIGMA,
+    step: float = 0.1,
+    momentum: float = 0.9,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Stochastic gradient descent with momentum, as published: Table 1 (NB, NA) with eq. 19, 20.
+
+    Parameters
+    ----------
+    y : Tensor
+        Observation (B, C, H, W).
+    operator : Operator
+        The degradation A.
+    denoiser : callable
+        ``denoiser(x, sigma)``, trained for ``dae_sigma``.
+    noise_sigma : float, optional
+        Known noise level (row NB); None estimates it with eq. 21 in every step (row NA).
+    iterations : int
+        Steps; each evaluates the denoiser once.
+    dae_sigma : float
+        Standard deviation of the injected noise, the paper's sigma_1; sigma^2 is twice its square.
+    step, momentum : float
+        The paper's alpha and mu.
+    bounds : tuple of float, optional
+        The estimate is clamped to this range after every step.
+    generator : torch.Generator, optional
+        CPU generator of the injected noise.
+
+    Notes
+    -----
+    The weights of data and prior are normalised to sum 1; with the raw weights of Table 1 the
+    published step length diverges.
+    """
+    x = operator.start(y)
+    velocity = torch.zeros_like(x)
+    prior_weight = 1 / dae_sigma**2
+    for evaluation in range(1, iterations + 1):
+        prior = x - denoiser(x + dae_sigma * _normal(x, generator), dae_sigma)
+        error = operator.forward(x) - y
+        if noise_sigma is None:
+            variance = residual_variance(error, math.sqrt(2) * dae_sigma, operator.energy)
+        else:
+            variance = max(noise_sigma, FLOOR) ** 2
+        weight = 1 / (1 + prior_weight * variance)
+        update = weight * operator.adjoint(error) + (1 - weight) * prior
+        velocity = momentum * velocity - step * update
+        x = x + velocity
+        if bounds is not None:
+            x = x.clamp(*bounds)
+        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), _rms(error))
+
+
+def iterate_annealed(
+    y: Tensor,
+    operator: Operator,
+    denoiser: Denoiser,
+    *,
+    noise_sigma: float | None = None,
+    iterations: int = 24,
+    sigma_start: float = 49 / 255,
+    kappa: float = 0.4,
+    gamma: float = 0.0,
+    symmetries: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Maximise the same objective with an exact data step and a smoothing that shrinks.
+
+    Setting the gradient of eq. 7 to zero with the prior evaluated at the last estimate gives
+    ``x = (lam A^T A + c I)^-1 (lam A^T y + c r(x))``: the fixed points of the paper's descent,
+    reached without a step length. The width of the smoothing falls geometrically from
+    ``sigma_start`` to the noise level.
+
+    Parameters
+    ----------
+    y, operator, noise_sigma, generator
+        As for `iterate_sgd`. A noise level of None starts from a wavelet estimate and follows
+        eq. 21 with the current smoothing.
+    denoiser : callable
+        ``denoiser(x, sigma)`` for any sigma up to about 60/255.
+    iterations : int
+        Evaluations of the denoiser.
+    sigma_start : float
+        First smoothing width.
+    kappa : float
+        Weight of the prior: ``c = kappa / sigma^2``.
+    gamma : float
+        Injected noise relative to sigma (eq. 19).
+    symmetries : bool
+        Evaluate the denoiser under a random flip or rotation in every step.
+    """
+    # Blur leaves only noise in the finest wavelets, which then give its least possible level; an
+    # operator that passes detail leaves eq. 21 alone.
+    wavelet = wavelet_sigma(y) if noise_sigma is None else noise_sigma
+    least = wavelet if operator.fine_gain < 0.05 else 0.0
+    variance = max(wavelet, FLOOR) ** 2
+    x = operator.start(y)
+    backprojected = operator.adjoint(y)
+    correction = torch.zeros_like(x)
+    for evaluation in range(1, iterations + 1):
+        end = max(math.sqrt(variance), 1 / 255)
+        fraction = (evaluation - 1) / max(iterations - 1, 1)
+        sigma = max(sigma_start, end) ** (1 - fraction) * end**fraction
+        turn = int(torch.randint(8, (1,), generator=generator)) if symmetries else 0
+        noisy = x + gamma * sigma * _normal(x, generator) if gamma else x
+        prior = _turned(denoiser, noisy, sigma * math.sqrt(1 + gamma**2), turn)
+        # The data step changes slowly between evaluations: the last one is a good first guess.
+        weight = kappa * variance / sigma**2
+        x = operator.solve(
+            backprojected + weight * prior, 1.0, weight, prior + correction, ACCURACY * sigma
+        )
+        correction = x - prior
+        error = operator.forward(x) - y
+        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), _rms(error))
+        if noise_sigma is None:
+            variance = max(residual_variance(error, sigma, operator.energy), least**2, FLOOR**2)
+
+
+def _turned(denoiser: Denoiser, x: Tensor, sigma: float, turn: int) -> Tensor:
+    """Denoise under one of the 8 flips and rotations, and undo it."""
+    turned = torch.rot90(x, turn % 4, (-2, -1))
+    turned = turned.flip(-1) if turn >= 4 else turned
+    result = denoiser(turned, sigma)
+    result = result.flip(-1) if turn >= 4 else result
+    return torch.rot90(result, -(turn % 4), (-2, -1))
+
+
+def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+
+def _rms(error: Tensor) -> float:
+    return math.sqrt(float(error.square().mean()))

@@ -1,0 +1,1 @@
+"""Training of denoising priors; needs torch, numpy, scikit-image and safetensors only."""

@@ -1,0 +1,114 @@
+"""Training images in memory and random augmented patches from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import io
+from ..core.errors import DmspError
+
+# Rec. 601 luma, what "grey" means in the published denoising benchmarks.
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def find_images(folders: Iterable[str | Path]) -> list[Path]:
+    """List the image files below ``folders``, sorted, so that a seed means the same everywhere."""
+    files: list[Path] = []
+    paths = [Path(f) for f in folders]
+    for folder in paths:
+        if not folder.is_dir():
+            raise DmspError(f"training folder {folder} does not exist; give an existing folder.")
+        # Some systems put hidden files of the same suffix beside the images.
+        files += sorted(
+            p
+            for p in folder.rglob("*")
+            if p.suffix.lower() in io.SUFFIXES and not p.name.startswith(".")
+        )
+    if not files:
+        names = ", ".join(str(f) for f in paths)
+        raise DmspError(f"no images ({', '.join(sorted(io.SUFFIXES))}) found below {names or '-'}.")
+    return files
+
+
+def read_image(path: Path, channels: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Read a file as (H, W, channels), 8-bit data as uint8 and anything else as float32 in 0..1.
+
+    Data deeper than 8 bits is scaled by its 0.1 to 99.9 percentile range, since detectors rarely
+    fill their range.
+    """
+    image = io.read_image(path).pixels
+    if not np.isfinite(image).all():
+        raise DmspError(f"{path} has NaN or infinite pixels; replace them, or take it away.")
+    if image.ndim == 2 and channels == 3:
+        raise DmspError(
+            f"{path} is grey, but a 3-channel prior is to be trained; use colour images."
+        )
+    if image.ndim == 3 and channels == 1:
+        grey = image @ LUMA
+        image = np.rint(grey).astype(np.uint8) if image.dtype == np.uint8 else grey
+    image = image.reshape(*image.shape[:2], channels)
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    values = image.astype(np.float32)
+    low, high = np.percentile(values, [0.1, 99.9])
+    scaled: NDArray[np.float32] = (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
+    return scaled
+
+
+class PatchSampler:
+    """Random patches, flipped and rotated, gathered from all images at once on any device.
+
+    Parameters
+    ----------
+    images : sequence of ndarray
+        Each (H, W, C) and at least ``patch`` wide; all uint8, or all float32 in 0..1.
+    patch : int
+        Side of the patches in pixels.
+    device : torch.device
+        Where the images are kept and the patches are made.
+    """
+
+    def __init__(self, images: Sequence[NDArray[Any]], patch: int, device: torch.device) -> None:
+        usable = [im for im in images if min(im.shape[:2]) >= patch]
+        if not usable:
+            raise DmspError(f"no training image is as large as the {patch} pixel patch.")
+        if len({im.dtype for im in usable}) > 1:
+            usable = [im / np.float32(255) if im.dtype == np.uint8 else im for im in usable]
+        self.scale = 1 / 255 if usable[0].dtype == np.uint8 else 1.0
+        self.patch = patch
+        self.pixels = torch.cat([torch.from_numpy(im.reshape(-1, im.shape[2])) for im in usable])
+        self.pixels = self.pixels.to(device)
+        sizes = torch.tensor([im.shape[:2] for im in usable])
+        area = sizes.prod(1)
+        self.weights = area.double() / area.sum()
+        self.sizes, self.starts = sizes, area.cumsum(0) - area
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``count`` patches as float32 (count, C, patch, patch) in 0..1."""
+        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        room = self.sizes[which] - self.patch + 1
+        corner = (torch.rand(count, 2, generator=generator) * room).long()
+        step = torch.arange(self.patch)
+        rows, columns = corner[:, :1] + step, corner[:, 1:] + step
+        width = self.sizes[which, 1]
+        index = self.starts[which, None] + rows * width[:, None]
+        index = (index[:, :, None] + columns[:, None, :]).to(self.pixels.device)
+        patches = self.pixels[index].permute(0, 3, 1, 2).float() * self.scale
+        turns = torch.randint(8, (count,), generator=generator).tolist()
+        return torch.stack([augment(p, t) for p, t in zip(patches, turns, strict=True)])
+
+
+def augment(image: Tensor, turn: int) -> Tensor:
+    """One of the 8 flips and rotations of (..., H, W)."""
+    image = torch.rot90(image, turn % 4, (-2, -1))
+    return image.flip(-1) if turn >= 4 else image

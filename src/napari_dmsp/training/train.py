@@ -1,0 +1,416 @@
+"""Train a denoising prior within a time budget, on CPU or GPU, resumable at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..core.device import pick_device, supports_bf16
+from ..core.errors import DmspError
+from ..core.networks import ARCHITECTURES
+from ..io import check_writable
+from .data import PatchSampler, find_images, read_image
+
+MAX_SIGMA = 60 / 255
+VALIDATION_SIGMAS = (5 / 255, 25 / 255)
+MIN_PATCH = 8
+REPORT_EVERY = 0.5
+BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} min{postfix}"
+PRECISIONS = ("auto", "bf16", "float32")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how. Noise levels are on the 0..1 scale of the images."""
+
+    channels: int = 3
+    architecture: str = "unet"
+    widths: tuple[int, ...] = (48, 96, 192)
+    blocks: int = 2
+    noise_sigma: float | None = None
+    batch: int = 12
+    patch: int = 80
+    learning_rate: float = 1e-3
+    final_rate: float = 1e-6
+    warmup_steps: int = 500
+    ema: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+
+    def build(self) -> nn.Module:
+        """Make the untrained network."""
+        if self.architecture == "unet":
+            return ARCHITECTURES["unet"](self.channels, self.widths, self.blocks)
+        return ARCHITECTURES[self.architecture](self.channels)
+
+    def check(self) -> None:
+        """Raise a `DmspError` for settings that cannot be trained."""
+        if self.channels not in (1, 3):
+            raise DmspError(f"channels={self.channels} must be 1 or 3.")
+        if self.architecture not in ARCHITECTURES:
+            raise DmspError(
+                f"architecture={self.architecture!r} is unknown; use {' or '.join(ARCHITECTURES)}."
+            )
+        if self.noise_sigma is None and self.architecture == "dncnn":
+            raise DmspError("architecture='dncnn' learns one noise level; give noise_sigma.")
+        if self.noise_sigma is not None and not 0 < self.noise_sigma < math.inf:
+            raise DmspError(f"noise_sigma={self.noise_sigma:g} must be positive.")
+        if self.batch < 1 or self.patch < MIN_PATCH:
+            raise DmspError(
+                f"batch={self.batch} must be at least 1, patch={self.patch} at least {MIN_PATCH}."
+            )
+
+
+def draw_sigmas(recipe: Recipe, count: int, generator: torch.Generator) -> Tensor:
+    """Noise levels of a batch: fixed, or up to 60/255 and denser where they are small."""
+    if recipe.noise_sigma is not None:
+        return torch.full((count,), recipe.noise_sigma)
+    uniform = torch.rand(count, generator=generator)
+    return (0.3 / 255 + (MAX_SIGMA - 0.3 / 255) * uniform**2).float()
+
+
+def loss_weights(sigma: Tensor) -> Tensor:
+    """Weights that give every noise level about the same share of the squared error.
+
+    The error of a good denoiser grows like sigma^1.2 over this range. Weights per level leave the
+    minimiser, the posterior mean that eq. 14 needs, as it is.
+    """
+    return (sigma.clamp(min=1 / 255) * (255 / 25)) ** -1.2 * 255.0
+
+
+def state_path(out: Path) -> Path:
+    """Where the state that resumes the training of ``out`` is kept."""
+    return out.with_suffix(".state.safetensors")
+
+
+def train(
+    images: Sequence[str | Path],
+    out: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    minutes: float = 90.0,
+    validation: str | Path | None = None,
+    resume: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Callable[[dict[str, float]], bool | None] | None = None,
+    save_every: float = 120.0,
+    note: str = "",
+) -> dict[str, Any]:
+    """Train a prior and write it as safetensors with a card beside it.
+
+    Parameters
+    ----------
+    images : sequence of path
+        Folders of clean training images.
+    out : path
+        The weights file, ``*.safetensors``; ``*.state.safetensors`` beside it resumes.
+    recipe : Recipe, optional
+        Network and optimiser settings.
+    minutes : float
+        Training time in all, earlier parts of a resumed run included. The learning rate follows
+        a cosine over this budget.
+    validation : path, optional
+        Folder of clean images for the PSNR shown; by default up to 12 training images are held out.
+    resume : path, optional
+        A ``*.state.safetensors`` to continue, or plain weights to start from (a network with
+        another number of channels gives all layers but the first and the last).
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where to train.
+    precision : {"auto", "bf16", "float32"}
+        Arithmetic of the network; weights and optimiser stay float32.
+    progress : callable, optional
+        Called with step, minutes, loss and, when new, psnr; may return True to stop and save.
+    save_every : float
+        Seconds between saved states.
+    note : str
+        Free text for the card, such as the licence of the data.
+
+    Returns
+    -------
+    dict
+        The card.
+
+    Raises
+    ------
+    DmspError
+        For missing folders, unusable images, or a state that does not fit the recipe.
+    """
+    recipe = recipe or Recipe()
+    recipe.check()
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise DmspError(f"out={str(out)!r} must end in .safetensors.")
+    if not minutes > 0:
+        raise DmspError(f"minutes={minutes} must be positive.")
+    if precision not in PRECISIONS:
+        raise DmspError(f"precision={precision!r} is unknown; use {', '.join(PRECISIONS)}.")
+    _check_folder(out)
+    target = pick_device(device)
+    bf16 = precision == "bf16" or (precision == "auto" and supports_bf16(target))
+
+    files = find_images(images)
+    if validation is None:
+        files, held = _hold_out(files)
+    else:
+        held = find_images([validation])
+    sampler = PatchSampler([read_image(f, recipe.channels) for f in files], recipe.patch, target)
+    noisy = _validation_set(held, recipe)
+
+    torch.manual_seed(recipe.seed)
+    net = recipe.build().to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = deepcopy(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    step, elapsed = 0, 0.0
+    if resume is not None:
+        step, elapsed = _restore(Path(resume), net, average, optimizer)
+    if elapsed >= minutes * 60:
+        raise DmspError(
+            f"this run has been trained for {elapsed / 60:.1f} minutes; "
+            f"give more than minutes={minutes:g}."
+        )
+    generator = torch.Generator().manual_seed(recipe.seed + step)
+    noise_generator = torch.Generator(target).manual_seed(recipe.seed + step + 1)
+    torch.set_flush_denormal(True)
+
+    psnr: dict[str, float] = {}
+
+    def checkpoint() -> dict[str, Any]:
+        psnr.update(_validate(average, noisy, target))
+        _save_state(out, recipe, net, average, optimizer, step, elapsed)
+        _save_weights(out, recipe, average)
+        card = {
+            "recipe": asdict(recipe),
+            "data": {"images": len(sampler), "pixels": len(sampler.pixels), "note": note},
+            "training": {
+                "minutes": round(elapsed / 60, 1),
+                "steps": step,
+                "device": _device_name(target),
+                "threads": torch.get_num_threads() if target.type == "cpu" else None,
+                "precision": "bf16" if bf16 else "float32",
+                "resumed_from": None if resume is None else Path(resume).name,
+            },
+            "validation_psnr": dict(psnr),
+            "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+        }
+        out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return card
+
+    running = 0.0
+    next_save, next_report = elapsed + save_every, elapsed
+    tick = time.perf_counter()
+    with tqdm(total=minutes, initial=elapsed / 60, mininterval=2, bar_format=BAR) as bar:
+        while elapsed < minutes * 60:
+            rate = _rate(recipe, step, elapsed / (minutes * 60))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            clean = sampler.draw(recipe.batch, generator)
+            clean = clean.contiguous(memory_format=torch.channels_last)
+            sigma = draw_sigmas(recipe, recipe.batch, generator).to(target)
+            loss = _descend(net, optimizer, clean, sigma, noise_generator, recipe.clip, bf16)
+            decay = min(recipe.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+            step += 1
+            now = time.perf_counter()
+            # A process paused and continued later has not trained in between.
+            elapsed += min(now - tick, 5.0)
+            tick = now
+            bar.update(min(elapsed / 60, minutes) - bar.n)
+            if elapsed >= next_report:
+                next_report = elapsed + REPORT_EVERY
+                running = 0.9 * running + 0.1 * loss.item() if running else loss.item()
+                bar.set_postfix(
+                    step=step, loss=f"{running:.3f}", lr=f"{rate:.1e}", **psnr, refresh=False
+                )
+                values = {"step": step, "minutes": elapsed / 60, "loss": running, **psnr}
+                if progress is not None and progress(values):
+                    break
+            if elapsed >= next_save:
+                checkpoint()
+                next_save = elapsed + save_every
+    return checkpoint()
+
+
+def _descend(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clean: Tensor,
+    sigma: Tensor,
+    generator: torch.Generator,
+    clip: float,
+    bf16: bool,
+) -> Tensor:
+    """Take one step of the optimiser on a batch of clean patches and return the loss."""
+    try:
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        noise *= sigma[:, None, None, None]
+        with torch.autocast(clean.device.type, torch.bfloat16, enabled=bf16):
+            restored = net(clean + noise, sigma)
+        error = (restored.float() - clean).square().mean((1, 2, 3))
+        loss = (loss_weights(sigma) * error).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+    except torch.OutOfMemoryError as error:
+        batch, side = clean.shape[0], clean.shape[-1]
+        raise DmspError(
+            f"out of memory on {clean.device}; lower batch={batch} or patch={side}."
+        ) from error
+    nn.utils.clip_grad_norm_(net.parameters(), clip)
+    optimizer.step()
+    return loss.detach()  # type: ignore[no-any-return]
+
+
+def _check_folder(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DmspError(f"folder {out.parent} cannot be made: {error}") from error
+    check_writable(out, overwrite=True)
+
+
+def _hold_out(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Split off a tenth, 1 to 12 files, for validation; a single file serves for both."""
+    count = min(12, max(1, len(files) // 10))
+    held = files[:: len(files) // count][:count]
+    return [f for f in files if f not in held] or files, held
+
+
+def _rate(recipe: Recipe, step: int, fraction: float) -> float:
+    cosine = 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+    rate = recipe.final_rate + (recipe.learning_rate - recipe.final_rate) * cosine
+    return rate * min(1.0, (step + 1) / recipe.warmup_steps)
+
+
+def _validation_set(files: Sequence[Path], recipe: Recipe) -> list[tuple[Tensor, Tensor, float]]:
+    """Make fixed noisy crops of the held-out images, one list entry an image and noise level."""
+    sigmas = VALIDATION_SIGMAS if recipe.noise_sigma is None else (recipe.noise_sigma,)
+    generator = torch.Generator().manual_seed(12345)
+    cases = []
+    for file in files:
+        image = torch.from_numpy(read_image(file, recipe.channels))
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        height, width = image.shape[:2]
+        top, left = max(0, height - 160) // 2, max(0, width - 160) // 2
+        clean = image[top : top + 160, left : left + 160].permute(2, 0, 1)[None]
+        cases += [
+            (clean, clean + s * torch.randn(clean.shape, generator=generator), s) for s in sigmas
+        ]
+    return cases
+
+
+@torch.no_grad()
+def _validate(
+    net: nn.Module, cases: list[tuple[Tensor, Tensor, float]], device: torch.device
+) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for clean, noisy, sigma in cases:
+        error = (net(noisy.to(device), sigma).cpu() - clean).square().mean().item()
+        scores.setdefault(f"psnr{sigma * 255:.0f}", []).append(-10 * math.log10(error))
+    return {name: round(sum(s) / len(s), 2) for name, s in scores.items()}
+
+
+def _moments(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in net.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in optimizer.state[parameter]:
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    return tensors
+
+
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write to a second name first, so that a kill never leaves half a file."""
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    partial = path.with_name(path.name + ".part")
+    # Not save_file, which lets nobody else read the file.
+    partial.write_bytes(save(plain, metadata))
+    os.replace(partial, path)
+
+
+def _save_weights(out: Path, recipe: Recipe, average: nn.Module) -> None:
+    config: dict[str, Any] = {"architecture": recipe.architecture, **average.config}  # type: ignore[dict-item]
+    if recipe.noise_sigma is not None:
+        config["noise_sigma"] = recipe.noise_sigma
+    _write(average.state_dict(), out, {"napari-dmsp": json.dumps(config)})
+
+
+def _save_state(
+    out: Path,
+    recipe: Recipe,
+    net: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    elapsed: float,
+) -> None:
+    tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= _moments(optimizer, net)
+    metadata = {"step": str(step), "elapsed": str(elapsed), "recipe": json.dumps(asdict(recipe))}
+    _write(tensors, state_path(out), metadata)
+
+
+def _restore(
+    path: Path, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Load a training state, or start from the weights of another network."""
+    if not path.is_file():
+        raise DmspError(f"resume={str(path)!r} does not exist.")
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DmspError(f"resume={str(path)!r} is not a safetensors file ({error}).") from error
+    if "step" not in metadata:
+        for target in (net, average):
+            _load_matching(target, tensors, path)
+        return 0, 0.0
+    _load_strictly(net, tensors, "net.", path)
+    _load_strictly(average, tensors, "average.", path)
+    step = int(metadata["step"])
+    for name, parameter in net.named_parameters():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": tensors[f"exp_avg.{name}"].to(parameter),
+            "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter),
+        }
+    return step, float(metadata["elapsed"])
+
+
+def _load_strictly(net: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
+    part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    try:
+        net.load_state_dict(part)
+    except RuntimeError as error:
+        raise DmspError(
+            f"{path} was trained with another network than asked for: {error}"
+        ) from None
+
+
+def _load_matching(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Take every layer of the same shape; the rest keeps its random start."""
+    own = net.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise DmspError(f"{path} has no layer in common with the network to be trained.")
+    net.load_state_dict(own | fitting)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from scipy.signal import convolve2d
+
+from napari_dmsp.core.errors import DmspError
+from napari_dmsp.core.operators import Blur
+
+SHAPES = [((12, 17), (3, 3)), ((16, 11), (4, 6)), ((13, 13), (1, 5)), ((20, 9), (7, 2))]
+
+
+def make(shape, kernel_shape, seed=0):
+    psf = torch.from_numpy(np.random.default_rng(seed).random(kernel_shape))
+    return Blur(psf / psf.sum(), shape)
+
+
+@pytest.mark.parametrize(("shape", "kernel_shape"), SHAPES)
+def test_adjoint_is_exact(shape, kernel_shape):
+    op = make(shape, kernel_shape)
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(rng.standard_normal((2, 3, *op.extended_shape)))
+    y = torch.from_numpy(rng.standard_normal((2, 3, *shape)))
+    left, right = (op.forward(x) * y).sum(), (x * op.adjoint(y)).sum()
+    assert abs(left - right) <= 1e-10 * abs(left)
+
+
+@pytest.mark.parametrize(("shape", "kernel_shape"), SHAPES)
+def test_orientation_is_that_of_scipy(shape, kernel_shape):
+    op = make(shape, kernel_shape)
+    x = np.random.default_rng(2).standard_normal(op.extended_shape)
+    kh, kw = kernel_shape
+    domain = x[: shape[0] + kh - 1, : shape[1] + kw - 1]
+    expected = convolve2d(domain, op.psf.numpy(), mode="valid")
+    result = op.forward(torch.from_numpy(x)[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(result, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "kernel_shape"), SHAPES)
+@pytest.mark.parametrize(("lam", "c"), [(1.0, 0.1), (50.0, 0.02)])
+def test_solve_agrees_with_a_dense_matrix(shape, kernel_shape, lam, c):
+    op = make(shape, kernel_shape)
+    size = op.extended_shape[0] * op.extended_shape[1]
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, 1, *op.extended_shape)
+    matrix = op.forward(basis).reshape(size, -1).T
+    b = torch.from_numpy(np.random.default_rng(3).standard_normal(size))
+    expected = torch.linalg.solve(
+        lam * matrix.T @ matrix + c * torch.eye(size, dtype=torch.float64), b
+    )
+    image = b.reshape(1, 1, *op.extended_shape)
+    exact = Blur(op.psf, shape, max_steps=500)
+    result = exact.solve(image, lam, c, torch.zeros_like(image), tolerance=1e-10)
+    torch.testing.assert_close(result.ravel(), expected, rtol=0, atol=1e-7)
+
+
+def test_solve_keeps_within_its_tolerance():
+    op = make((40, 40), (9, 9))
+    b = torch.from_numpy(np.random.default_rng(4).standard_normal((1, 1, *op.extended_shape)))
+    zero = torch.zeros_like(b)
+    exact = Blur(op.psf, op.shape, max_steps=1000).solve(b, 1.0, 0.01, zero, tolerance=1e-12)
+    rough = op.solve(b, 1.0, 0.01, zero, tolerance=1e-2)
+    assert (rough - exact).square().mean().sqrt() <= 2e-2
+
+
+@pytest.mark.parametrize("kernel_shape", [(5, 5), (4, 4), (3, 6)])
+def test_start_and_crop_keep_a_point_in_place(kernel_shape):
+    psf = torch.zeros(kernel_shape, dtype=torch.float64)
+    psf[(kernel_shape[0] - 1) // 2, (kernel_shape[1] - 1) // 2] = 1
+    op = Blur(psf, (15, 14))
+    y = torch.zeros(1, 1, 15, 14, dtype=torch.float64)
+    y[..., 6, 9] = 1
+    torch.testing.assert_close(op.crop(op.start(y)), y)
+    solved = op.solve(op.adjoint(y), 1.0, 1e-6, torch.zeros_like(op.start(y)), 1e-9)
+    torch.testing.assert_close(op.crop(solved), y, rtol=0, atol=1e-5)
+
+
+def test_blur_as_scipy_same_is_undone_in_place():
+    psf = np.outer([1, 2, 1, 0], [1, 3, 3, 1, 0]) / 32
+    x = np.zeros((24, 25))
+    x[11, 13] = 1
+    y = torch.from_numpy(convolve2d(x, psf, mode="same"))[None, None]
+    op = Blur(torch.from_numpy(psf), (24, 25), max_steps=500)
+    solved = op.crop(op.solve(op.adjoint(y), 1.0, 1e-4, op.start(y), 1e-7))
+    assert np.unravel_index(solved.numpy().argmax(), solved.shape)[2:] == (11, 13)
+
+
+def test_colour_channels_are_independent():
+    op = make((10, 12), (3, 4))
+    x = torch.from_numpy(np.random.default_rng(5).standard_normal((1, 3, *op.extended_shape)))
+    joint = op.forward(x)
+    single = torch.cat([op.forward(x[:, [i]]) for i in range(3)], dim=1)
+    torch.testing.assert_close(joint, single)
+
+
+def test_a_psf_must_be_two_dimensional():
+    with pytest.raises(DmspError, match=r"\(3,\)"):
+        Blur(torch.ones(3), (8, 8))

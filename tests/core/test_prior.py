@@ -1,0 +1,108 @@
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from napari_dmsp.core.errors import DmspError
+from napari_dmsp.core.networks import DnCNN, UNet
+from napari_dmsp.core.prior import available_priors, load_prior, mean_shift
+
+MEANS = torch.tensor([0.2, 0.7], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.3, 0.7], dtype=torch.float64)
+SPREADS = torch.tensor([0.05, 0.1], dtype=torch.float64)
+
+
+def log_density(x, sigma):
+    """Log of the mixture smoothed by a Gaussian, per pixel, in closed form."""
+    variance = SPREADS**2 + sigma**2
+    exponent = -((x[..., None] - MEANS) ** 2) / (2 * variance)
+    return torch.logsumexp(exponent + torch.log(WEIGHTS / (2 * math.pi * variance).sqrt()), -1)
+
+
+def mixture_denoiser(x, sigma):
+    """Posterior mean of the mixture under Gaussian noise."""
+    variance = SPREADS**2 + sigma**2
+    exponent = -((x[..., None] - MEANS) ** 2) / (2 * variance)
+    posterior = torch.softmax(exponent + torch.log(WEIGHTS / variance.sqrt()), -1)
+    mean = (SPREADS**2 * x[..., None] + sigma**2 * MEANS) / variance
+    return (posterior * mean).sum(-1)
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.2])
+def test_mean_shift_is_the_gradient_of_the_smoothed_log_density(sigma):
+    x = torch.linspace(-0.2, 1.2, 64, dtype=torch.float64).reshape(1, 1, 8, 8).requires_grad_()
+    (expected,) = torch.autograd.grad(log_density(x, sigma).sum(), x)
+    result = mean_shift(mixture_denoiser, x.detach(), sigma)
+    torch.testing.assert_close(result, expected)
+
+
+def test_stochastic_mean_shift_averages_to_the_gradient_of_the_bound():
+    sigma, half = 0.2, 0.2 / math.sqrt(2)
+    x = torch.full((1, 1, 400, 400), 0.35, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    result = mean_shift(mixture_denoiser, x, sigma, stochastic=True, generator=generator)
+    # Eq. 17 by quadrature: the expected log density, smoothed with the other half of the variance.
+    point = torch.tensor(0.35, dtype=torch.float64, requires_grad=True)
+    offsets = torch.linspace(-6, 6, 2001, dtype=torch.float64)
+    gauss = torch.softmax(-(offsets**2) / 2, 0)
+    bound = (gauss * log_density(point + half * offsets, half)).sum()
+    (expected,) = torch.autograd.grad(bound, point)
+    error = result.std() / math.sqrt(result.numel())
+    assert abs(result.mean() - expected) < 5 * error
+
+
+def test_bundled_priors_load_with_their_card():
+    assert {"rgb", "gray"} <= set(available_priors())
+    for name, channels in (("rgb", 3), ("gray", 1)):
+        prior = load_prior(name)
+        assert (prior.channels, prior.noise_sigma) == (channels, None)
+        assert prior.card["sha256"] == prior.sha256
+
+
+@pytest.mark.parametrize(("name", "channels", "gain"), [("rgb", 3, 6), ("gray", 1, 6)])
+def test_bundled_priors_remove_noise(name, channels, gain):
+    ramp = torch.linspace(0.1, 0.9, 96)
+    clean = (ramp[:, None] * ramp).expand(1, channels, 96, 96)
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    before, after = (noisy - clean).square().mean(), (load_prior(name)(noisy, 0.1) - clean).square()
+    assert 10 * torch.log10(before / after.mean()) > gain
+
+
+def test_any_callable_is_a_prior():
+    prior = load_prior(mixture_denoiser)
+    x = torch.rand(1, 2, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(prior(x, 0.1), mixture_denoiser(x, 0.1))
+    assert (prior.name, prior.channels) == ("mixture_denoiser", None)
+    assert load_prior(prior) is prior
+
+
+@pytest.mark.parametrize(
+    ("net", "architecture", "sigma"),
+    [(UNet(1, (8, 8), 1), "unet", None), (DnCNN(3, 3, 8), "dncnn", 0.04)],
+)
+def test_weights_files_load(tmp_path, net, architecture, sigma):
+    config = {"architecture": architecture, **net.config}
+    if sigma is not None:
+        config["noise_sigma"] = sigma
+    path = tmp_path / "mine.safetensors"
+    save_file(net.state_dict(), path, metadata={"napari-dmsp": json.dumps(config)})
+    prior = load_prior(path)
+    assert (prior.name, prior.noise_sigma) == ("mine", sigma)
+    x = torch.rand(1, net.channels, 12, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(prior(x, 0.1), net(x, 0.1))
+
+
+def test_foreign_files_are_refused(tmp_path):
+    with pytest.raises(DmspError, match="neither a file nor one of"):
+        load_prior("nonsense")
+    text = tmp_path / "text.safetensors"
+    text.write_text("not weights")
+    with pytest.raises(DmspError, match="trainer"):
+        load_prior(text)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.ones(3)}, foreign)
+    with pytest.raises(DmspError, match="trainer"):
+        load_prior(foreign)

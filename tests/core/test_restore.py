@@ -1,0 +1,200 @@
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from skimage import data
+
+from napari_dmsp import deblur
+from napari_dmsp.core import DmspError, load_prior, prepare_deblur, run
+from napari_dmsp.core.simulate import simulate_blur
+
+PSF = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A colour photograph on 0..255, its blurred observation first."""
+    return simulate_blur(data.astronaut()[40:112, 170:250], PSF, 2.0, seed=1)
+
+
+def error(a, b):
+    return float(np.sqrt(np.mean((np.asarray(a, float) - b) ** 2)))
+
+
+def test_colour_image_gets_sharper_noise_blind(photo):
+    observed, truth = photo
+    result = deblur(observed, PSF, channel_axis=-1)
+    assert error(result.image, truth) < 0.8 * error(observed, truth)
+    assert result.image.shape == observed.shape
+    assert result.image.dtype == np.float32
+    assert result.noise_sigma == pytest.approx(2.0, rel=0.2)
+    assert result.evaluations == 24
+    np.testing.assert_allclose(result.psf, PSF, rtol=1e-6)
+
+
+def test_grey_image_gets_sharper(photo):
+    observed, truth = photo[0][..., 1], photo[1][..., 1]
+    result = deblur(observed, PSF, iterations=12)
+    assert error(result.image, truth) < 0.8 * error(observed, truth)
+
+
+def test_channel_axis_may_be_anywhere(photo):
+    observed = photo[0][:32, :40]
+    last = deblur(observed, PSF, channel_axis=-1, iterations=2)
+    first = deblur(np.moveaxis(observed, -1, 0), PSF, channel_axis=0, iterations=2)
+    assert_array_equal(np.moveaxis(first.image, 0, -1), last.image)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
+def test_any_real_dtype_keeps_its_units(photo, dtype):
+    observed = photo[0][:40, :40, 0].clip(0, 255).astype(dtype)
+    result = deblur(observed, PSF, iterations=4)
+    assert result.image.dtype == np.float32
+    assert abs(result.image.mean() - observed.mean()) < 2
+
+
+def test_units_and_offset_do_not_matter(photo):
+    observed = photo[0][:40, :40, 0]
+    plain = deblur(observed, PSF, iterations=4).image
+    scaled = deblur(300 * observed - 5000, PSF, iterations=4).image
+    np.testing.assert_allclose((scaled + 5000) / 300, plain, atol=0.05)
+
+
+def test_background_is_subtracted_and_restored(photo):
+    observed = photo[0][:40, :40, 0]
+    result = deblur(observed + 100, PSF, iterations=4, background=100)
+    assert result.settings["background"] == 100
+    assert abs(result.image.mean() - observed.mean() - 100) < 2
+    with pytest.raises(DmspError, match="background=1000"):
+        deblur(observed, PSF, background=1000)
+
+
+def test_negative_values_are_kept(photo):
+    observed = photo[0][:40, :40, 0] - 128
+    assert deblur(observed, PSF, iterations=4).image.min() < -20
+
+
+def test_a_psf_is_normalised(photo):
+    observed = photo[0][:32, :32, 0]
+    one, many = (deblur(observed, s * PSF, iterations=2).image for s in (1, 37))
+    np.testing.assert_allclose(one, many, atol=1e-3)
+
+
+def test_grey_prior_restores_colour_plane_by_plane(photo):
+    observed = photo[0][:32, :40]
+    result = deblur(observed, PSF, channel_axis=-1, prior="gray", iterations=2)
+    assert result.image.shape == observed.shape
+
+
+def test_paper_method_runs(photo):
+    observed, truth = photo[0][:40, :40], photo[1][:40, :40]
+    result = deblur(observed, PSF, channel_axis=-1, method="sgd", iterations=40)
+    assert error(result.image, truth) < error(observed, truth)
+
+
+def test_callback_sees_every_state_and_stops(photo):
+    observed, seen = photo[0][:32, :32, 0], []
+
+    def callback(state):
+        seen.append((state.evaluation, state.total, state.array().shape))
+        return state.evaluation == 3
+
+    result = deblur(observed, PSF, callback=callback)
+    assert seen == [(i, 24, (32, 32)) for i in (1, 2, 3)]
+    assert result.evaluations == 3
+
+
+def test_results_repeat_and_say_how(photo):
+    observed = photo[0][:32, :32, 0]
+    first, second = (deblur(observed, PSF, iterations=3, seed=5) for _ in range(2))
+    assert_array_equal(first.image, second.image)
+    values = first.to_dict()
+    assert values["settings"]["seed"] == 5
+    assert values["settings"]["prior_sha256"] == load_prior("gray").sha256
+    assert "image" not in values
+
+
+def test_dask_like_and_list_input(photo):
+    observed = photo[0][:16, :16, 0]
+    assert_array_equal(
+        deblur(observed.tolist(), PSF.tolist(), iterations=1).image,
+        deblur(observed.astype(float), PSF, iterations=1).image,
+    )
+
+
+def test_input_is_left_alone(photo):
+    observed = photo[0][:32, :32].copy()
+    before = observed.copy()
+    deblur(observed, PSF, channel_axis=-1, iterations=2)
+    assert_array_equal(observed, before)
+
+
+NAN = np.full((16, 16), 1.0)
+NAN[3, 4] = np.nan
+RAMP = np.arange(256.0).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (np.zeros((0, 5)), {}, r"empty.*\(0, 5\)"),
+        (NAN, {}, "1 NaN or infinite"),
+        (np.where(np.isnan(NAN), np.inf, RAMP), {}, "1 NaN or infinite"),
+        (np.full((16, 16), 7), {}, r"constant \(7\)"),
+        (np.ones((1, 1)), {}, "1 x 1"),
+        (RAMP.astype(complex), {}, "complex128"),
+        (np.zeros((16, 16, 3)), {}, "channel_axis=-1"),
+        (np.zeros((2, 16, 16, 3)), {"channel_axis": -1}, "4 axes"),
+        (np.zeros((16, 16, 2)), {"channel_axis": -1}, "2 channels"),
+        (np.zeros((4, 16, 16)), {"channel_axis": 0}, "4 channels"),
+        (np.zeros((16, 16, 3)), {"channel_axis": 5}, "channel_axis=5"),
+        (RAMP, {"psf": None}, "psf=None"),
+        (RAMP, {"psf": np.ones((17, 3))}, "17 x 3.*larger.*16 x 16"),
+        (RAMP, {"psf": -PSF}, "sums to -1"),
+        (RAMP, {"psf": 0 * PSF}, "sums to 0"),
+        (RAMP, {"psf": np.full((3, 3), np.nan)}, "psf has NaN"),
+        (RAMP, {"psf": np.ones(3)}, r"psf has shape \(3,\)"),
+        (RAMP, {"noise_sigma": -1}, "noise_sigma=-1"),
+        (RAMP, {"noise_sigma": np.nan}, "noise_sigma=nan"),
+        (RAMP, {"iterations": 0}, "iterations=0"),
+        (RAMP, {"method": "magic"}, "method='magic'"),
+        (RAMP, {"prior": "rgb"}, "prior='gray'"),
+        (RAMP, {"prior": "nonsense"}, "nonsense"),
+        (RAMP, {"device": "warp"}, "device='warp'"),
+        (RAMP, {"background": np.inf}, "background=inf"),
+    ],
+)
+def test_bad_input_is_refused_before_the_work(image, options, message):
+    with pytest.raises(DmspError, match=message):
+        prepare_deblur(image, **{"psf": PSF, **options})
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory on cpu.*16 x 16"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "smaller region"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("device-side assert"), "failed on cpu: device-side assert"),
+    ],
+)
+def test_failures_of_the_machine_are_explained(fault, message):
+    def broken(x, sigma):
+        raise fault
+
+    with pytest.raises(DmspError, match=message):
+        run(prepare_deblur(RAMP, PSF, prior=broken, device="cpu"))
+
+
+def test_zero_noise_is_allowed(photo):
+    observed = photo[0][:32, :32, 0]
+    result = deblur(observed, PSF, noise_sigma=0, iterations=4)
+    assert np.isfinite(result.image).all()
+
+
+def test_tiny_and_huge_intensities(photo):
+    observed = photo[0][:32, :32, 0].astype(np.float64)
+    plain = deblur(observed, PSF, iterations=3).image
+    for scale in (1e-20, 1e20):
+        result = deblur(scale * observed, PSF, iterations=3).image
+        np.testing.assert_allclose(result / scale, plain, atol=0.05)
