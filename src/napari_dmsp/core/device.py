@@ -38,5 +38,7 @@ def supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        # Older releases of torch cannot tell.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False))
     return False
