@@ -39,6 +39,8 @@ def supports_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     if device.type == "cpu":
         # Older releases of torch cannot tell.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False))
+        if not hasattr(torch.cpu, "get_capabilities"):
+            return False
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False

@@ -272,7 +272,7 @@ def _descend(
         ) from error
     nn.utils.clip_grad_norm_(net.parameters(), clip)
     optimizer.step()
-    return loss.detach()  # type: ignore[no-any-return]
+    return loss.detach()
 
 
 def _check_folder(out: Path) -> None:

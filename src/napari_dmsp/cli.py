@@ -1,0 +1,347 @@
+"""The command line: ``napari-dmsp deblur``, ``train`` and ``demo``.
+
+What takes long to import is imported in the commands, so that ``--help`` comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .core import Job, Restoration
+
+app = typer.Typer(
+    help="Restore images with deep mean-shift priors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Method(StrEnum):
+    """Solvers."""
+
+    annealed = "annealed"
+    sgd = "sgd"
+
+
+class OutputDtype(StrEnum):
+    """Pixel types of the output."""
+
+    input = "input"
+    float32 = "float32"
+
+
+class Channels(StrEnum):
+    """Colour channels of a prior."""
+
+    gray = "1"
+    rgb = "3"
+
+
+class Architecture(StrEnum):
+    """Networks."""
+
+    unet = "unet"
+    dncnn = "dncnn"
+
+
+class Precision(StrEnum):
+    """Arithmetic of training."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    float32 = "float32"
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the injected noise.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"napari-dmsp {version('napari-dmsp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Restore images with deep mean-shift priors (Bigdeli et al., NIPS 2017)."""
+
+
+@app.command()
+def deblur(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN", help="Grey or colour image: .tif, .png, .jpg.", show_default=False
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Where to write the result.", show_default=False),
+    ],
+    psf: Annotated[
+        str,
+        typer.Option(
+            metavar="PSF",
+            help="Point spread function: an image or .npy file; gaussian:S of S pixels standard "
+            "deviation; motion:L,A over L pixels at A degrees, counter-clockwise from the x axis.",
+            show_default=False,
+        ),
+    ],
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            help="Standard deviation of the noise in the image's units.", show_default="estimated"
+        ),
+    ] = None,
+    method: Annotated[
+        Method, typer.Option(help="The fast solver, or the paper's own descent.")
+    ] = Method.annealed,
+    iterations: Annotated[
+        int | None,
+        typer.Option(help="Evaluations of the denoiser.", show_default="24, or 300 for sgd"),
+    ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A bundled prior, or one from `train`.",
+            show_default="rgb or gray, like the image",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    background: Annotated[
+        float | None,
+        typer.Option(
+            help="Intensity of black.", show_default="0 for 8 bits, else the 0.1 percentile"
+        ),
+    ] = None,
+    dtype: Annotated[
+        OutputDtype, typer.Option(help="Pixel type of the output; float32 needs .tif.")
+    ] = OutputDtype.input,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing OUT.")
+    ] = False,
+) -> None:
+    """Deblur an image with a known point spread function.
+
+    The noise level may be unknown.
+    The result has the size, the intensity units and the pixel type of the image.
+    """
+    with _one_line_errors():
+        import numpy as np
+
+        from .core import prepare_deblur
+        from .io import check_output, fit_dtype, read_image, write_image
+
+        picture = read_image(source)
+        integer = picture.pixels.dtype.kind in "ui"
+        keep = integer and dtype is OutputDtype.input
+        output_dtype = picture.pixels.dtype if keep else np.dtype(np.float32)
+        check_output(target, picture, output_dtype, source, overwrite)
+        job = prepare_deblur(
+            picture.pixels,
+            _make_psf(psf),
+            noise_sigma=noise,
+            channel_axis=picture.channel_axis,
+            prior=prior,
+            method=method.value,
+            iterations=iterations,
+            background=background,
+            seed=seed,
+            device=device,
+        )
+        result = _run_with_bar(job)
+        pixels = fit_dtype(result.image, output_dtype)
+        write_image(target, replace(picture, pixels=pixels))
+        _report(result, target)
+
+
+@app.command()
+def train(
+    images: Annotated[
+        list[Path],
+        typer.Option(help="Folder of clean images; repeat for several.", show_default=False),
+    ],
+    channels: Annotated[
+        Channels, typer.Option(help="1 for grey, 3 for colour images.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Weights file to write, *.safetensors.", show_default=False)
+    ],
+    minutes: Annotated[
+        float,
+        typer.Option(help="Training time in all, with that before --resume.", show_default=False),
+    ],
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="*.state.safetensors to continue, or weights to start from."),
+    ] = None,
+    device: Device = "auto",
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of clean images for the PSNR shown.", show_default="some of --images"
+        ),
+    ] = None,
+    noise_sigma: Annotated[
+        float | None,
+        typer.Option(
+            help="One fixed noise level, for images of 0 to 255.", show_default="all up to 60"
+        ),
+    ] = None,
+    architecture: Annotated[
+        Architecture, typer.Option(help="The default, or the paper's; it needs --noise-sigma.")
+    ] = Architecture.unet,
+    batch: Annotated[int, typer.Option(min=1, help="Patches per step.")] = 12,
+    patch: Annotated[int, typer.Option(min=8, help="Side of the patches in pixels.")] = 80,
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic of the network.")
+    ] = Precision.auto,
+    note: Annotated[str, typer.Option(help="Text for the card, as the data's licence.")] = "",
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace an existing --out that --resume does not continue."
+        ),
+    ] = False,
+) -> None:
+    """Train a prior on a folder of clean images.
+
+    Writes the weights, a card (*.json) and a state (*.state.safetensors) for --resume.
+    """
+    with _one_line_errors():
+        from .core.errors import DmspError
+        from .training.train import Recipe, state_path
+        from .training.train import train as run_training
+
+        continued = resume is not None and resume.resolve() in (
+            out.resolve(),
+            state_path(out).resolve(),
+        )
+        if out.exists() and not (continued or overwrite):
+            raise DmspError(f"out {out} exists; continue it with --resume, or give --overwrite.")
+        card = run_training(
+            images,
+            out,
+            recipe=Recipe(
+                channels=int(channels.value),
+                architecture=architecture.value,
+                noise_sigma=None if noise_sigma is None else noise_sigma / 255,
+                batch=batch,
+                patch=patch,
+            ),
+            minutes=minutes,
+            validation=validation,
+            resume=resume,
+            device=device,
+            precision=precision.value,
+            note=note,
+        )
+        scores = ", ".join(f"{k} {v:.2f} dB" for k, v in card["validation_psnr"].items())
+        typer.echo(f"{card['training']['steps']} steps, validation {scores}\n{out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="PNG file to write.", show_default="napari-dmsp-demo.png")
+    ] = None,
+    viewer: Annotated[bool, typer.Option("--viewer", help="Show the layers in napari.")] = False,
+    seed: Seed = 0,
+    iterations: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Blur a photograph, restore it, and write both beside the truth."""
+    with _one_line_errors():
+        from . import demo as example
+
+        show = example.import_viewer() if viewer else None
+        path = example.check_path(out)
+        case = example.make_case(seed)
+        result = _run_with_bar(example.prepare(case, iterations, seed))
+        before, after = example.write_comparison(path, case, result.image)
+        typer.echo(f"PSNR {before:.2f} dB before, {after:.2f} dB after")
+        _report(result, path)
+        if show is not None:
+            show(case, result)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn the errors that users can mend into one line and exit code 2."""
+    try:
+        yield
+    except Exception as error:
+        from .core.errors import DmspError
+
+        if not isinstance(error, DmspError):
+            raise
+        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _make_psf(text: str) -> NDArray[np.floating[Any]]:
+    """Make the PSF that ``--psf`` asks for."""
+    from .core.errors import DmspError
+    from .core.kernel import gaussian_psf, motion_psf
+    from .io import read_psf
+
+    shape, _, numbers = text.partition(":")
+    if shape not in ("gaussian", "motion") or not numbers:
+        return read_psf(Path(text))
+    try:
+        values = [float(n) for n in numbers.split(",")]
+        if shape == "gaussian":
+            (sigma,) = values
+            return gaussian_psf(sigma)
+        length, angle = values
+        return motion_psf(length, angle)
+    except DmspError as error:
+        raise DmspError(f"psf {text}: {error}") from None
+    except ValueError:
+        raise DmspError(
+            f"psf {text} is not understood; write it like gaussian:1.5 or motion:20,45."
+        ) from None
+
+
+def _run_with_bar(job: Job) -> Restoration:
+    from tqdm import tqdm
+
+    from .core import State, run
+
+    with tqdm(total=job.total, unit="evaluation") as bar:
+
+        def show(state: State) -> None:
+            bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
+            bar.update()
+
+        return run(job, show)
+
+
+def _report(result: Restoration, path: Path) -> None:
+    kind = "estimated" if result.settings["noise_sigma"] is None else "given"
+    typer.echo(
+        f"noise {result.noise_sigma:.3g} ({kind}), {result.evaluations} evaluations, "
+        f"{result.seconds:.1f} s\n{path}"
+    )

@@ -1,0 +1,258 @@
+"""Image files: TIFF, PNG and JPEG in, the same kinds out, checked before any long work."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from .core.errors import DmspError
+
+TIFF, PNG, JPEG = {".tif", ".tiff"}, {".png"}, {".jpg", ".jpeg"}
+SUFFIXES = TIFF | PNG | JPEG
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image from a file.
+
+    Attributes
+    ----------
+    pixels : ndarray
+        (H, W), or (H, W, 3) for colour.
+    alpha : ndarray or None
+        (H, W) transparency, which no restoration touches.
+    tags : dict
+        What `tifffile.imwrite` needs to keep the pixel size.
+    """
+
+    pixels: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+    tags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Axis of the colour channels; None for a grey image."""
+        return -1 if self.pixels.ndim == 3 else None
+
+
+def read_image(path: Path) -> Picture:
+    """Read a grey or colour image.
+
+    Raises
+    ------
+    DmspError
+        For a missing or broken file, and for stacks.
+    """
+    suffix = _check_readable(path, SUFFIXES)
+    try:
+        array, tags = _read_tiff(path) if suffix in TIFF else (_read_photo(path), {})
+    except DmspError:
+        raise
+    # Decoders raise all sorts of errors for broken files.
+    except Exception as error:
+        raise DmspError(f"{path} cannot be read: {error}") from error
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 2, 3, 4)):
+        raise DmspError(
+            f"{path} has shape {array.shape}; expected (H, W), or (H, W, 3) for colour. "
+            "Save the planes of a stack, or its channels, one by one."
+        )
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.itemsize > 4):
+        raise DmspError(f"{path} has dtype {array.dtype}; convert it to 8, 16 or 32 bits.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.ndim == 2:
+        return Picture(array, None, tags)
+    colours = 3 if array.shape[-1] >= 3 else 1
+    alpha = array[..., colours] if array.shape[-1] > colours else None
+    return Picture(array[..., :3] if colours == 3 else array[..., 0], alpha, tags)
+
+
+def read_psf(path: Path) -> NDArray[Any]:
+    """Read a point spread function (kh, kw) from an image or a NumPy file."""
+    if _check_readable(path, SUFFIXES | {".npy"}) == ".npy":
+        try:
+            psf = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DmspError(f"psf {path} cannot be read: {error}") from error
+        if not isinstance(psf, np.ndarray):
+            raise DmspError(f"psf {path} is an archive; save one array with numpy.save.")
+        return psf
+    psf = read_image(path).pixels
+    if psf.ndim == 3:
+        # Drawing programs save grey as colour.
+        if (psf != psf[..., :1]).any():
+            raise DmspError(f"psf {path} is in colour; save it as a grey image.")
+        psf = psf[..., 0]
+    return psf
+
+
+def check_output(
+    path: Path, picture: Picture, dtype: np.dtype[Any], source: Path, overwrite: bool = False
+) -> None:
+    """Make sure that `write_image` will be able to write ``path``.
+
+    Parameters
+    ----------
+    path : Path
+        The output.
+    picture : Picture
+        The input, whose form the output will have.
+    dtype : dtype
+        Of the output's pixels.
+    source : Path
+        The input's file, never overwritten.
+    overwrite : bool
+        Whether another existing file may be replaced.
+
+    Raises
+    ------
+    DmspError
+        Saying what stands in the way.
+    """
+    suffix = _check_suffix(path, SUFFIXES)
+    if path.exists() and path.samefile(source):
+        raise DmspError(f"output {path} is the input itself; choose another name.")
+    check_writable(path, overwrite)
+    if suffix in TIFF:
+        return
+    if dtype != np.uint8 and not (suffix in PNG and dtype == np.uint16):
+        raise DmspError(f"{suffix} files cannot hold {dtype} pixels; write a .tif file.")
+    if suffix in PNG and dtype == np.uint16 and (picture.channel_axis or picture.alpha is not None):
+        raise DmspError("16-bit .png files can only be written in grey; write a .tif file.")
+    if suffix in JPEG and picture.alpha is not None:
+        raise DmspError(f"{suffix} files cannot hold transparency; write a .png or .tif file.")
+
+
+def check_writable(path: Path, overwrite: bool = False) -> None:
+    """Raise a `DmspError` unless a file can be written at ``path``."""
+    if path.is_dir():
+        raise DmspError(f"output {path} is a folder; give a file name.")
+    if path.exists() and not overwrite:
+        raise DmspError(f"output {path} exists; give --overwrite to replace it.")
+    if not path.parent.is_dir():
+        raise DmspError(f"folder {path.parent} does not exist; create it first.")
+    try:
+        # Permission bits do not tell all: only writing shows a read-only disk.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DmspError(f"folder {path.parent} cannot be written to: {error}") from error
+
+
+def write_image(path: Path, picture: Picture) -> None:
+    """Write a picture; `check_output` says beforehand whether that will work."""
+    pixels = picture.pixels
+    if picture.alpha is not None:
+        alpha = picture.alpha.astype(pixels.dtype)[..., None]
+        pixels = np.concatenate([np.atleast_3d(pixels), alpha], axis=-1)
+    suffix = _check_suffix(path, SUFFIXES)
+    try:
+        if suffix in TIFF:
+            _write_tiff(path, pixels, picture)
+        elif suffix in PNG:
+            iio.imwrite(path, pixels, plugin="pillow")
+        else:
+            # Least loss: a restored image should not gain new artefacts here.
+            iio.imwrite(path, pixels, plugin="pillow", quality=95, subsampling=0)
+    except OSError as error:
+        raise DmspError(f"{path} cannot be written: {error}") from error
+
+
+def fit_dtype(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert to ``dtype``, rounded and clipped if that is an integer type."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    # In float64, for float32 cannot tell the largest 32-bit integers apart.
+    whole = np.rint(values.astype(np.float64))
+    return np.clip(whole, limits.min, limits.max).astype(dtype)
+
+
+def _check_suffix(path: Path, suffixes: set[str]) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise DmspError(f"{path} is of unknown kind; use one of {', '.join(sorted(suffixes))}.")
+    return suffix
+
+
+def _check_readable(path: Path, suffixes: set[str]) -> str:
+    if not path.is_file():
+        raise DmspError(f"{path} is not a file; check the name.")
+    return _check_suffix(path, suffixes)
+
+
+def _read_photo(path: Path) -> NDArray[Any]:
+    """Read a PNG or JPEG, turned as its EXIF data say, since those are not written again."""
+    if path.suffix.lower() in PNG:
+        header = path.read_bytes()[:26]
+        if header[24:25] == b"\x10" and header[25:26] in (b"\x02", b"\x04", b"\x06"):
+            raise DmspError(
+                f"{path} has 16 bits and colour or transparency, which would be read as 8 bits; "
+                "save it as TIFF."
+            )
+    array = np.asarray(iio.imread(path, plugin="pillow", rotate=True))
+    if path.suffix.lower() in JPEG and array.ndim == 3 and array.shape[-1] == 4:
+        raise DmspError(f"{path} has CMYK colours; save it as RGB.")
+    return array
+
+
+def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    with tifffile.TiffFile(path) as file:
+        if len(file.series) != 1:
+            raise DmspError(f"{path} holds {len(file.series)} images; save the one to restore.")
+        page, series = file.pages.first, file.series[0]
+        if page.photometric not in (
+            tifffile.PHOTOMETRIC.MINISBLACK,
+            tifffile.PHOTOMETRIC.RGB,
+            tifffile.PHOTOMETRIC.YCBCR,
+        ):
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise DmspError(f"{path} has {kind} colours; save it as grey or RGB.")
+        array = series.asarray()
+        if series.axes == "SYX":
+            array = np.moveaxis(array, 0, -1)
+        return array, _pixel_size(file)
+
+
+def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
+    """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``."""
+    if file.ome_metadata:
+        sizes = re.findall(r'(PhysicalSize[XY](?:Unit)?)="([^"]*)"', file.ome_metadata)
+        return {"ome": True, "metadata": dict(sizes)} if sizes else {}
+    page = file.pages.first
+    tags: dict[str, Any] = {}
+    if "XResolution" in page.tags and "YResolution" in page.tags:
+        tags = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
+    unit = (file.imagej_metadata or {}).get("unit")
+    if unit:
+        tags |= {"imagej": True, "metadata": {"unit": unit}}
+    return tags
+
+
+def _write_tiff(path: Path, pixels: NDArray[Any], picture: Picture) -> None:
+    tags = dict(picture.tags)
+    if tags.get("imagej") and not _fits_imagej(pixels):
+        del tags["imagej"]
+    if "metadata" in tags:
+        tags["metadata"] = {**tags["metadata"], "axes": "YXS"[: pixels.ndim]}
+    if picture.alpha is not None:
+        tags["extrasamples"] = ["unassalpha"]
+    if pixels.ndim == 3:
+        tags["planarconfig"] = "contig"
+    kind = "minisblack" if picture.channel_axis is None else "rgb"
+    tifffile.imwrite(path, pixels, photometric=kind, **tags)
+
+
+def _fits_imagej(pixels: NDArray[Any]) -> bool:
+    if pixels.ndim == 3:
+        return pixels.dtype == np.uint8 and pixels.shape[-1] == 3
+    return pixels.dtype in (np.uint8, np.uint16, np.float32)

@@ -1,0 +1,315 @@
+import json
+import os
+import stat
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from napari_dmsp.core import DmspError, deblur, load_prior
+from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.training.data import PatchSampler, augment, find_images, read_image
+from napari_dmsp.training.train import (
+    Recipe,
+    _hold_out,
+    _rate,
+    draw_sigmas,
+    loss_weights,
+    state_path,
+    train,
+)
+
+CPU = torch.device("cpu")
+TINY = Recipe(channels=3, widths=(8, 16), blocks=1, batch=2, patch=16, warmup_steps=1)
+# One step: time is up after it.
+INSTANT = 1e-6
+
+
+def smooth_image(seed, shape=(24, 28, 3)):
+    noise = np.random.default_rng(seed).random((4, 4, 3))
+    rows, columns = (np.linspace(0, 3, n).round().astype(int) for n in shape[:2])
+    return (noise[rows][:, columns] * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images")
+    for index in range(3):
+        iio.imwrite(path / f"{index}.png", smooth_image(index))
+    return path
+
+
+class Stop:
+    """Stops a training after some reports."""
+
+    def __init__(self, reports):
+        self.left, self.values = reports, []
+
+    def __call__(self, values):
+        self.left -= 1
+        self.values.append(values)
+        return self.left <= 0
+
+
+def test_find_images_skips_hidden_and_other_files(tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("b.PNG", "a.jpg", "below/c.tiff", "._a.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [f.name for f in find_images([tmp_path])] == ["a.jpg", "b.PNG", "c.tiff"]
+
+
+def test_read_image(tmp_path):
+    colour = smooth_image(0)
+    iio.imwrite(tmp_path / "a.png", colour)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 3), colour)
+    grey = read_image(tmp_path / "a.png", 1)
+    assert (grey.shape, grey.dtype) == ((24, 28, 1), np.uint8)
+    np.testing.assert_allclose(grey[..., 0], colour @ [0.299, 0.587, 0.114], atol=0.51)
+    alpha = np.full((24, 28, 1), 9, np.uint8)
+    iio.imwrite(tmp_path / "alpha.png", np.concatenate([colour, alpha], -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png", 3), colour)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_deep_images_are_scaled(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", smooth_image(0)[..., 0].astype(dtype) * 7)
+    image = read_image(tmp_path / "a.tif", 1)
+    assert (image.shape, image.dtype) == ((24, 28, 1), np.float32)
+    assert (image.min(), image.max()) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_unusable_images(tmp_path):
+    iio.imwrite(tmp_path / "grey.png", smooth_image(0)[..., 0])
+    with pytest.raises(DmspError, match=r"grey\.png is grey"):
+        read_image(tmp_path / "grey.png", 3)
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((24, 28), np.nan, np.float32))
+    with pytest.raises(DmspError, match="NaN"):
+        read_image(tmp_path / "nan.tif", 1)
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with pytest.raises(DmspError, match=r"broken\.png cannot be read"):
+        read_image(tmp_path / "broken.png", 3)
+
+
+def test_patches_come_from_the_images():
+    images = [np.full((20, 30, 1), 50, np.uint8), np.full((16, 16, 1), 200, np.uint8)]
+    sampler = PatchSampler([*images, np.zeros((4, 90, 1), np.uint8)], 16, CPU)
+    assert len(sampler) == 2
+    patches = sampler.draw(64, torch.Generator().manual_seed(0))
+    assert patches.shape == (64, 1, 16, 16)
+    means = patches.mean((1, 2, 3)) * 255
+    assert {round(float(m)) for m in means} == {50, 200}
+    assert (patches.std((1, 2, 3)) < 1e-6).all()
+
+
+def test_patches_are_intact():
+    image = np.arange(20 * 30, dtype=np.float32).reshape(20, 30, 1)
+    patch = PatchSampler([image], 16, CPU).draw(1, torch.Generator().manual_seed(3))[0, 0]
+    # Whatever the turn: neighbours differ by one along one axis and a row's length along the other.
+    steps = {abs(float(patch[1, 0] - patch[0, 0])), abs(float(patch[0, 1] - patch[0, 0]))}
+    assert steps == {1, 30}
+
+
+def test_patches_of_mixed_depth():
+    images = [np.full((16, 16, 1), 255, np.uint8), np.full((16, 16, 1), 1, np.float32)]
+    assert (PatchSampler(images, 16, CPU).draw(8, torch.Generator()) == 1).all()
+
+
+def test_too_small_images_are_refused():
+    with pytest.raises(DmspError, match="17 pixel patch"):
+        PatchSampler([np.zeros((16, 90, 1), np.uint8)], 17, CPU)
+
+
+def test_augmentations_are_distinct():
+    image = torch.arange(6.0).reshape(1, 2, 3)
+    assert len({tuple(augment(image, t).flatten().tolist()) for t in range(8)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("total", "held"), [(1, 1), (2, 1), (13, 1), (25, 2), (120, 12), (500, 12)]
+)
+def test_few_images_are_held_out(total, held):
+    files = list(range(total))
+    kept, out = _hold_out(files)
+    assert len(out) == held
+    assert len(kept) == max(1, total - held)
+    assert total == 1 or not set(kept) & set(out)
+
+
+def test_noise_levels():
+    sigmas = draw_sigmas(Recipe(), 1000, torch.Generator().manual_seed(0)) * 255
+    assert 0.3 <= sigmas.min() < 1
+    assert 59 < sigmas.max() <= 60
+    assert (draw_sigmas(Recipe(noise_sigma=0.1), 5, torch.Generator()) == 0.1).all()
+    assert (loss_weights(sigmas / 255).diff().sign() == -sigmas.clamp(min=1).diff().sign()).all()
+
+
+def test_learning_rate_warms_up_and_falls():
+    recipe = Recipe(warmup_steps=10)
+    rates = [_rate(recipe, step, step / 100) for step in range(101)]
+    assert rates[0] < rates[5] < rates[9]
+    assert max(rates) <= recipe.learning_rate
+    assert rates[-1] == pytest.approx(recipe.final_rate)
+
+
+def test_training_writes_weights_state_and_card(tmp_path, folder):
+    out = tmp_path / "new" / "tiny.safetensors"
+    card = train([folder], out, recipe=TINY, minutes=INSTANT, device="cpu", note="CC0")
+    assert json.loads(json.dumps(card)) == json.loads(out.with_suffix(".json").read_text())
+    assert card["training"]["steps"] == 1
+    assert card["data"]["note"] == "CC0"
+    assert set(card["validation_psnr"]) == {"psnr5", "psnr25"}
+    assert sorted(f.name for f in out.parent.iterdir()) == [
+        "tiny.json",
+        "tiny.safetensors",
+        "tiny.state.safetensors",
+    ]
+    prior = load_prior(out)
+    assert (prior.name, prior.channels, prior.noise_sigma) == ("tiny", 3, None)
+    assert prior.sha256 == card["sha256"]
+    assert prior.card["training"] == card["training"]
+    image = smooth_image(9)
+    restored = deblur(image, gaussian_psf(1), channel_axis=-1, prior=out, iterations=1).image
+    assert restored.shape == image.shape
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_others_may_read_the_weights(tmp_path, folder):
+    out = tmp_path / "tiny.safetensors"
+    train([folder], out, recipe=TINY, minutes=INSTANT, device="cpu")
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_training_learns(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr("napari_dmsp.training.train.REPORT_EVERY", 0)
+    before = train([folder], tmp_path / "a.safetensors", recipe=TINY, minutes=INSTANT, device="cpu")
+    stop = Stop(40)
+    card = train(
+        [folder], tmp_path / "b.safetensors", recipe=TINY, minutes=60, device="cpu", progress=stop
+    )
+    assert card["validation_psnr"]["psnr25"] > before["validation_psnr"]["psnr25"]
+    assert card["training"]["steps"] == 40
+    assert [v["step"] for v in stop.values] == list(range(1, 41))
+    assert stop.values[-1]["loss"] < stop.values[0]["loss"]
+
+
+def test_resume_continues(tmp_path, folder):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    train([folder], first, recipe=TINY, minutes=INSTANT, device="cpu")
+    with safe_open(state_path(first), framework="pt") as file:
+        assert file.metadata()["step"] == "1"
+    settings = {"recipe": TINY, "device": "cpu", "resume": state_path(first), "progress": Stop(1)}
+    card = train([folder], second, minutes=60, **settings)
+    assert card["training"]["steps"] == 2
+    assert card["training"]["resumed_from"] == "first.state.safetensors"
+    # The second step starts from the first one's weights and moments.
+    one, two = load_file(state_path(first)), load_file(state_path(second))
+    for key, value in one.items():
+        if key.startswith("net."):
+            assert (two[key] - value).abs().max() < 3 * TINY.learning_rate
+        elif key.startswith("exp_avg_sq."):
+            assert (two[key] >= 0.998 * value).all()
+
+
+def test_start_from_weights_of_another_network(tmp_path, folder):
+    colour, grey = tmp_path / "colour.safetensors", tmp_path / "grey.safetensors"
+    train([folder], colour, recipe=TINY, minutes=INSTANT, device="cpu")
+    recipe = Recipe(channels=1, widths=(8, 16), blocks=1, batch=2, patch=16)
+    card = train([folder], grey, recipe=recipe, minutes=INSTANT, device="cpu", resume=colour)
+    assert card["training"]["steps"] == 1
+    shared = "bottom.0.conv1.weight"
+    difference = load_file(colour)[shared] - load_file(grey)[shared]
+    assert difference.abs().max() < 1e-3
+    assert load_prior(grey).channels == 1
+
+
+def test_resume_must_fit(tmp_path, folder):
+    out = tmp_path / "a.safetensors"
+    train([folder], out, recipe=TINY, minutes=INSTANT, device="cpu")
+    settings = {"minutes": 1, "device": "cpu"}
+    wider = Recipe(channels=3, widths=(16, 32), blocks=1, batch=2, patch=16)
+    with pytest.raises(DmspError, match="another network"):
+        train([folder], out, recipe=wider, resume=state_path(out), **settings)
+    dncnn = Recipe(channels=3, architecture="dncnn", noise_sigma=0.1, batch=2, patch=16)
+    with pytest.raises(DmspError, match="no layer in common"):
+        train([folder], out, recipe=dncnn, resume=out, **settings)
+    (tmp_path / "broken.safetensors").write_text("broken")
+    for resume, message in [("broken", "not a safetensors file"), ("none", "does not exist")]:
+        path = tmp_path / f"{resume}.safetensors"
+        with pytest.raises(DmspError, match=message):
+            train([folder], out, recipe=TINY, resume=path, **settings)
+
+
+def test_one_noise_level(tmp_path, folder):
+    out = tmp_path / "level.safetensors"
+    recipe = Recipe(channels=3, architecture="dncnn", noise_sigma=11 / 255, batch=1, patch=16)
+    card = train([folder], out, recipe=recipe, minutes=INSTANT, device="cpu", precision="float32")
+    assert set(card["validation_psnr"]) == {"psnr11"}
+    assert load_prior(out).noise_sigma == pytest.approx(11 / 255)
+    with pytest.raises(DmspError, match="method='sgd'"):
+        deblur(smooth_image(0), gaussian_psf(1), channel_axis=-1, prior=out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 2}, "channels=2"),
+        ({"architecture": "vit"}, "architecture='vit'"),
+        ({"architecture": "dncnn"}, "give noise_sigma"),
+        ({"noise_sigma": 0.0}, "noise_sigma=0"),
+        ({"batch": 0}, "batch=0"),
+        ({"patch": 4}, "patch=4"),
+    ],
+)
+def test_bad_recipes(tmp_path, folder, changes, message):
+    with pytest.raises(DmspError, match=message):
+        train([folder], tmp_path / "a.safetensors", recipe=Recipe(**changes), minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out": "a.pt"}, "must end in .safetensors"),
+        ({"out": "file/a.safetensors"}, "cannot be made"),
+        ({"out": "folder.safetensors"}, "is a folder"),
+        ({"images": "missing"}, "missing does not exist"),
+        ({"images": "empty"}, "no images"),
+        ({"validation": "empty"}, "no images"),
+        ({"minutes": 0}, "minutes=0"),
+        ({"minutes": float("nan")}, "minutes=nan"),
+        ({"precision": "float16"}, "precision='float16'"),
+        ({"device": "abacus"}, "device='abacus'"),
+    ],
+)
+def test_bad_arguments(tmp_path, folder, changes, message):
+    (tmp_path / "file").touch()
+    for name in ("empty", "folder.safetensors"):
+        (tmp_path / name).mkdir()
+    values = {"out": "a.safetensors", "minutes": 1, "images": folder} | changes
+    images, out = tmp_path / values.pop("images"), tmp_path / values.pop("out")
+    if "validation" in values:
+        values["validation"] = tmp_path / values["validation"]
+    with pytest.raises(DmspError, match=message):
+        train([images], out, recipe=TINY, **values)
+
+
+def test_unwritable_folder_is_noticed_first(tmp_path, folder, monkeypatch):
+    def refuse(**_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(DmspError, match="cannot be written to"):
+        train([folder], tmp_path / "a.safetensors", recipe=TINY, minutes=1)
+
+
+def test_running_out_of_memory_is_explained(tmp_path, folder, monkeypatch):
+    def exhaust(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr("napari_dmsp.core.networks.UNet.forward", exhaust)
+    with pytest.raises(DmspError, match="lower batch=2 or patch=16"):
+        train([folder], tmp_path / "a.safetensors", recipe=TINY, minutes=1, device="cpu")

@@ -1,0 +1,298 @@
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from napari_dmsp.cli import app
+from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.simulate import simulate_blur
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def fails(*arguments):
+    """Run, expect exit code 2 and one line on stderr, and return that line."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def make_image(shape, dtype):
+    """A blurred checkerboard over half the range of an integer dtype, or 0..1."""
+    rows, columns = np.indices((shape[0] + 8, shape[1] + 8)) // 6
+    board = ((rows + columns) % 2).astype(np.float32)
+    if len(shape) == 3:
+        board = board[..., None] * np.float32([1, 0.7, 0.4, 1])[: shape[2]]
+    observed, _ = simulate_blur(board, gaussian_psf(1), 0.01)
+    dtype = np.dtype(dtype)
+    scale = np.iinfo(dtype).max / 2 if dtype.kind in "ui" else 1
+    offset = scale / 4 if dtype.kind in "ui" else 0
+    return (observed * scale + offset).astype(dtype)
+
+
+def write(path, image):
+    if path.suffix == ".tif":
+        colour = image.ndim == 3
+        tifffile.imwrite(path, image, photometric="rgb" if colour else "minisblack")
+    else:
+        iio.imwrite(path, image)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path / "in.tif", make_image((32, 40), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    for index in range(3):
+        rng = np.random.default_rng(index)
+        iio.imwrite(folder / f"{index}.png", rng.integers(0, 256, (24, 28, 3), np.uint8))
+    return folder
+
+
+def test_import_is_light():
+    code = (
+        "import sys, napari_dmsp.cli\n"
+        "heavy = {'torch', 'numpy', 'skimage', 'napari', 'qtpy', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version():
+    assert run("--version").stdout == f"napari-dmsp {version('napari-dmsp')}\n"
+
+
+@pytest.mark.parametrize("command", ["deblur", "train", "demo"])
+def test_help(command):
+    assert command in run("--help").stdout
+    assert run(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "shape", "dtype"),
+    [
+        (".tif", (32, 40), "u1"),
+        (".tif", (32, 40), "u2"),
+        (".tif", (32, 40), "u4"),
+        (".tif", (32, 40), "f4"),
+        (".tif", (32, 40, 3), "u2"),
+        (".tif", (32, 40, 3), "f4"),
+        (".png", (32, 40), "u2"),
+        (".png", (32, 40, 3), "u1"),
+        (".png", (32, 40, 4), "u1"),
+        (".jpg", (32, 40), "u1"),
+        (".jpg", (32, 40, 3), "u1"),
+    ],
+)
+def test_deblur_keeps_form_and_sharpens(tmp_path, suffix, shape, dtype):
+    image = make_image(shape, dtype)
+    source, target = write(tmp_path / f"in{suffix}", image), tmp_path / f"out{suffix}"
+    result = run("deblur", source, target, "--psf", "gaussian:1", "--iterations", 3)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"noise \S+ \(estimated\), 3 evaluations, \d+\.\d s", result.stdout)
+    assert str(target) in result.stdout
+    assert "residual=" in result.stderr
+    restored = tifffile.imread(target) if suffix == ".tif" else iio.imread(target)
+    assert (restored.shape, restored.dtype) == (image.shape, image.dtype)
+    if len(shape) == 3 and shape[-1] == 4:
+        np.testing.assert_array_equal(restored[..., 3], image[..., 3])
+        restored, image = restored[..., :3], image[..., :3]
+    assert restored.astype(float).std() > 1.1 * image.astype(float).std()
+
+
+def test_float_output(tmp_path, source):
+    target = tmp_path / "out.tif"
+    arguments = ("deblur", source, target, "--psf", "gaussian:1", "--iterations", 1)
+    assert run(*arguments, "--dtype", "float32").exit_code == 0
+    restored = tifffile.imread(target)
+    assert restored.dtype == np.float32
+    assert (restored != np.rint(restored)).any()
+
+
+def test_existing_output_is_kept_unless_told(tmp_path, source):
+    target = tmp_path / "out.tif"
+    target.write_text("precious")
+    arguments = ("deblur", source, target, "--psf", "gaussian:1", "--iterations", 1)
+    assert "--overwrite" in fails(*arguments)
+    assert target.read_text() == "precious"
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert tifffile.imread(target).shape == (32, 40)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
+def test_psf_file(tmp_path, source, suffix):
+    psf = (gaussian_psf(1) * 1000).astype(np.uint8)
+    path = tmp_path / f"psf{suffix}"
+    if suffix == ".npy":
+        np.save(path, psf)
+    else:
+        write(path, psf)
+    target = tmp_path / "out.png"
+    result = run("deblur", source, target, "--psf", path, "--iterations", 1, "--noise", 2)
+    assert result.exit_code == 0, result.output
+    assert "noise 2 (given)" in result.stdout
+
+
+def test_same_seed_same_result(tmp_path, source):
+    arguments = ("--psf", "motion:5,30", "--iterations", 2, "--method", "sgd", "--seed")
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        assert run("deblur", source, tmp_path / f"{name}.png", *arguments, seed).exit_code == 0
+    first, again, other = (iio.imread(tmp_path / f"{n}.png") for n in "abc")
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--psf", "gaussian:-1"), "psf gaussian:-1: sigma=-1"),
+        (("--psf", "gaussian:x"), "write it like gaussian:1.5"),
+        (("--psf", "gaussian:1,2"), "write it like gaussian:1.5"),
+        (("--psf", "motion:20"), "write it like gaussian:1.5 or motion:20,45"),
+        (("--psf", "motion:0,3"), "psf motion:0,3: length=0"),
+        (("--psf", "gaussian"), "gaussian is not a file"),
+        (("--psf", "missing.tif"), "missing.tif is not a file"),
+        (("--psf", "gaussian:20"), "larger than the image"),
+        (("--noise", "-1"), "noise_sigma=-1"),
+        (("--noise", "nan"), "noise_sigma=nan"),
+        (("--iterations", "0"), "iterations=0"),
+        (("--prior", "missing"), "prior='missing'"),
+        (("--prior", "rgb"), "use prior='gray'"),
+        (("--device", "abacus"), "device='abacus'"),
+        (("--background", "1e9"), "background"),
+    ],
+)
+def test_bad_options(tmp_path, options, message):
+    source = write(tmp_path / "in.tif", make_image((32, 40), np.uint16))
+    psf = () if "--psf" in options else ("--psf", "gaussian:1")
+    assert message in fails("deblur", source, tmp_path / "out.tif", *psf, *options)
+    assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((32, 40), np.uint8), "constant"),
+        (np.ones((4, 4), np.uint8), "pixels"),
+        (np.ones((5, 32, 40), np.uint8), "one by one"),
+        (np.full((32, 40), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_bad_images(tmp_path, image, message):
+    source = write(tmp_path / "in.tif", image) if image.ndim == 2 else tmp_path / "in.tif"
+    if image.ndim == 3:
+        tifffile.imwrite(source, image, photometric="minisblack")
+    assert message in fails("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("out.bmp", "unknown kind"),
+        ("missing/out.tif", "does not exist"),
+        ("in.tif", "input itself"),
+        ("out.png", "cannot hold float32"),
+    ],
+)
+def test_bad_outputs(tmp_path, source, target, message):
+    arguments = ("--psf", "gaussian:1", "--dtype", "float32", "--overwrite")
+    assert message in fails("deblur", source, tmp_path / target, *arguments)
+
+
+def test_other_errors_are_not_hidden(tmp_path, source, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("napari_dmsp.core.prepare_deblur", fail)
+    result = run("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_train_resume_and_deblur(tmp_path, photographs):
+    out = tmp_path / "tiny.safetensors"
+    # No time at all is one step, which is all that is needed here.
+    options = ("train", "--images", photographs, "--channels", 3, "--out", out)
+    small = ("--batch", 1, "--patch", 16, "--precision", "float32", "--note", "noise", "--minutes")
+    result = run(*options, *small, "1e-6")
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stdout
+    assert "psnr5" in result.stdout
+
+    assert "--resume" in fails(*options, *small, "1")
+    state = tmp_path / "tiny.state.safetensors"
+    assert "give more than minutes" in fails(*options, *small, "1e-6", "--resume", state)
+    result = run(*options, *small, "10", "--resume", tmp_path / "none")
+    assert result.exit_code == 2
+    assert run(*options, *small, "1e-6", "--resume", out).exit_code == 0
+
+    source = write(tmp_path / "in.png", make_image((16, 20, 3), np.uint8))
+    arguments = ("--psf", "gaussian:1", "--iterations", 1, "--prior", out)
+    assert run("deblur", source, tmp_path / "out.png", *arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--minutes", "0"), "minutes=0"),
+        (("--out", "weights.pt"), "must end in .safetensors"),
+        (("--noise-sigma", "-3"), "noise_sigma"),
+        (("--architecture", "dncnn"), "give noise_sigma"),
+        (("--patch", "50"), "50 pixel patch"),
+        (("--device", "abacus"), "device='abacus'"),
+        (("--images", "missing"), "does not exist"),
+        (("--validation", "missing"), "does not exist"),
+    ],
+)
+def test_bad_training_options(tmp_path, photographs, options, message):
+    defaults = {
+        "--images": photographs,
+        "--channels": 3,
+        "--out": tmp_path / "a.safetensors",
+        "--minutes": 1,
+        "--patch": 16,
+    }
+    given = defaults | dict([options])
+    assert message in fails("train", *(v for pair in given.items() for v in pair))
+
+
+def test_demo_improves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # A few evaluations of a part of the photograph show what the whole demo does.
+    monkeypatch.setattr("napari_dmsp.demo.CROP", (slice(200, 300), slice(150, 250)))
+    for _ in range(2):
+        result = run("demo", "--iterations", 4)
+        assert result.exit_code == 0, result.output
+    before, after = map(float, re.findall(r"(\d+\.\d+) dB", result.stdout))
+    assert after > before + 1
+    assert "4 evaluations" in result.stdout
+    assert "napari-dmsp-demo.png" in result.stdout
+    height, width, _ = iio.imread(tmp_path / "napari-dmsp-demo.png").shape
+    assert width > 3 * height / 2
+
+
+def test_demo_output_is_checked(tmp_path):
+    (tmp_path / "mine.png").touch()
+    assert "exists" in fails("demo", "--out", tmp_path / "mine.png")
+    assert "must end in .png" in fails("demo", "--out", tmp_path / "demo.jpg")
+    assert "does not exist" in fails("demo", "--out", tmp_path / "missing" / "demo.png")
+
+
+def test_demo_explains_missing_viewer(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "napari", None)
+    out = tmp_path / "demo.png"
+    assert "needs napari" in fails("demo", "--viewer", "--out", out)
+    assert not out.exists()

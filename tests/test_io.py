@@ -1,0 +1,249 @@
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from napari_dmsp.core.errors import DmspError
+from napari_dmsp.io import Picture, check_output, fit_dtype, read_image, read_psf, write_image
+
+GREY, RGB, RGBA, GREY_ALPHA = (20, 30), (20, 30, 3), (20, 30, 4), (20, 30, 2)
+
+
+def random_image(shape, dtype, seed=0):
+    dtype = np.dtype(dtype)
+    top = 1 if dtype.kind == "f" else min(np.iinfo(dtype).max, 2**31)
+    return (np.random.default_rng(seed).random(shape) * top).astype(dtype)
+
+
+def split(array):
+    """Make the picture that an array with samples along its last axis stands for."""
+    if array.ndim == 2:
+        return Picture(array)
+    if array.shape[-1] == 2:
+        return Picture(array[..., 0], array[..., 1])
+    return Picture(array[..., :3], array[..., 3] if array.shape[-1] == 4 else None)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF"])
+@pytest.mark.parametrize("shape", [GREY, RGB, RGBA, GREY_ALPHA])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i2", "i4", "f4"])
+def test_tiff_round_trip(tmp_path, shape, dtype, suffix):
+    path, image = tmp_path / f"image{suffix}", random_image(shape, dtype)
+    write_image(path, split(image))
+    picture = read_image(path)
+    assert picture.pixels.dtype == image.dtype
+    np.testing.assert_array_equal(picture.pixels, split(image).pixels)
+    np.testing.assert_equal(picture.alpha, split(image).alpha)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(GREY, "u1"), (RGB, "u1"), (RGBA, "u1"), (GREY_ALPHA, "u1"), (GREY, "u2")],
+)
+def test_png_round_trip(tmp_path, shape, dtype):
+    path, image = tmp_path / "image.png", random_image(shape, dtype)
+    picture = split(image)
+    check_output(path, picture, image.dtype, tmp_path / "other.png")
+    write_image(path, picture)
+    np.testing.assert_array_equal(iio.imread(path), image)
+    assert read_image(path).channel_axis == picture.channel_axis
+
+
+@pytest.mark.parametrize("shape", [GREY, RGB])
+def test_jpeg_round_trip(tmp_path, shape):
+    path = tmp_path / "image.jpg"
+    image = np.full(shape, 120, np.uint8)
+    write_image(path, Picture(image))
+    assert read_image(path).pixels.shape == shape
+    np.testing.assert_allclose(read_image(path).pixels, image, atol=2)
+
+
+def test_planar_and_big_endian_tiff(tmp_path):
+    image = random_image(RGB, "u2")
+    path = tmp_path / "planar.tif"
+    tifffile.imwrite(
+        path, np.moveaxis(image, -1, 0), photometric="rgb", planarconfig="separate", byteorder=">"
+    )
+    picture = read_image(path)
+    np.testing.assert_array_equal(picture.pixels, image)
+    assert picture.pixels.dtype.isnative
+
+
+def test_one_bit_becomes_8_bits(tmp_path):
+    Image.fromarray(random_image(GREY, "u1") > 100).save(tmp_path / "mask.png")
+    assert set(np.unique(read_image(tmp_path / "mask.png").pixels)) == {0, 255}
+
+
+def test_jpeg_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(random_image(RGB, "u1")).save(tmp_path / "phone.jpg", exif=exif)
+    assert read_image(tmp_path / "phone.jpg").pixels.shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "i4"])
+def test_resolution_is_kept(tmp_path, dtype):
+    image = random_image(GREY, dtype)
+    tifffile.imwrite(tmp_path / "in.tif", image, resolution=(3.5, 2), resolutionunit="CENTIMETER")
+    write_image(tmp_path / "out.tif", read_image(tmp_path / "in.tif"))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.pages.first.resolution == (3.5, 2)
+        assert file.pages.first.resolutionunit == tifffile.RESUNIT.CENTIMETER
+
+
+@pytest.mark.parametrize("output", ["u2", "f4"])
+def test_imagej_unit_is_kept(tmp_path, output):
+    image = random_image(GREY, "u2")
+    metadata = {"unit": "micron", "axes": "YX"}
+    tifffile.imwrite(
+        tmp_path / "in.tif", image, imagej=True, resolution=(3.5, 2), metadata=metadata
+    )
+    picture = read_image(tmp_path / "in.tif")
+    write_image(tmp_path / "out.tif", Picture(image.astype(output), None, picture.tags))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.pages.first.resolution == (3.5, 2)
+        assert file.imagej_metadata["unit"] == "micron"
+
+
+def test_ome_pixel_size_is_kept(tmp_path):
+    sizes = {
+        "PhysicalSizeX": 0.1,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": 0.2,
+        "PhysicalSizeYUnit": "µm",
+    }
+    image = random_image(GREY, "u2")
+    tifffile.imwrite(tmp_path / "in.ome.tif", image, metadata={**sizes, "axes": "YX"}, ome=True)
+    write_image(tmp_path / "out.tif", read_image(tmp_path / "in.ome.tif"))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        for key, value in sizes.items():
+            assert f'{key}="{value}"' in file.ome_metadata
+
+
+def test_stack_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "stack.tif", random_image((5, 20, 30), "u1"))
+    with pytest.raises(DmspError, match=r"shape \(5, 20, 30\).*one by one"):
+        read_image(tmp_path / "stack.tif")
+
+
+def test_several_images_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(random_image(GREY, "u1"))
+        file.write(random_image((10, 12), "u2"))
+    with pytest.raises(DmspError, match="holds 2 images"):
+        read_image(tmp_path / "two.tif")
+
+
+@pytest.mark.parametrize("photometric", ["miniswhite", "palette"])
+def test_unsupported_colours_are_refused(tmp_path, photometric):
+    colormap = np.zeros((3, 256), np.uint16) if photometric == "palette" else None
+    image = random_image(GREY, "u1")
+    tifffile.imwrite(tmp_path / "in.tif", image, photometric=photometric, colormap=colormap)
+    with pytest.raises(DmspError, match=photometric.upper()):
+        read_image(tmp_path / "in.tif")
+
+
+def test_cmyk_is_refused(tmp_path):
+    Image.fromarray(random_image(RGB, "u1")).convert("CMYK").save(tmp_path / "in.jpg")
+    with pytest.raises(DmspError, match="CMYK"):
+        read_image(tmp_path / "in.jpg")
+
+
+def test_16_bit_colour_png_is_refused(tmp_path):
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x10\x02\0\0\0"
+    (tmp_path / "in.png").write_bytes(header)
+    with pytest.raises(DmspError, match="16 bits"):
+        read_image(tmp_path / "in.png")
+
+
+@pytest.mark.parametrize("dtype", ["c8", "u8"])
+def test_unsupported_dtypes_are_refused(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "in.tif", np.ones(GREY, dtype))
+    with pytest.raises(DmspError, match="dtype"):
+        read_image(tmp_path / "in.tif")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_broken_file(tmp_path, suffix, content):
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DmspError, match="cannot be read"):
+        read_image(path)
+
+
+def test_missing_or_unknown_file(tmp_path):
+    with pytest.raises(DmspError, match="is not a file"):
+        read_image(tmp_path / "missing.tif")
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(DmspError, match="unknown kind"):
+        read_image(tmp_path / "text.txt")
+
+
+def test_psf_files(tmp_path):
+    psf = random_image((5, 7), "u1")
+    iio.imwrite(tmp_path / "grey.png", psf)
+    iio.imwrite(tmp_path / "colour.png", np.stack([psf] * 3, -1))
+    tifffile.imwrite(tmp_path / "psf.tif", psf)
+    np.save(tmp_path / "psf.npy", psf)
+    for name in ("grey.png", "colour.png", "psf.tif", "psf.npy"):
+        np.testing.assert_array_equal(read_psf(tmp_path / name), psf)
+
+
+def test_bad_psf_files(tmp_path):
+    iio.imwrite(tmp_path / "colour.png", random_image(RGB, "u1"))
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
+    for name, message in [
+        ("colour.png", "in colour"),
+        ("broken.npy", "cannot be read"),
+        ("object.npy", "cannot be read"),
+        ("missing.npy", "is not a file"),
+    ]:
+        with pytest.raises(DmspError, match=message):
+            read_psf(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "message"),
+    [
+        ("out.bmp", GREY, "u1", "unknown kind"),
+        ("out", GREY, "u1", "unknown kind"),
+        ("out.png", GREY, "f4", "float32"),
+        ("out.png", GREY, "u4", "uint32"),
+        ("out.png", RGB, "u2", "in grey"),
+        ("out.png", GREY_ALPHA, "u2", "in grey"),
+        ("out.jpg", GREY, "u2", "uint16"),
+        ("out.jpg", RGBA, "u1", "transparency"),
+        ("missing/out.tif", GREY, "u1", "does not exist"),
+        ("in.tif", GREY, "u1", "input itself"),
+        ("old.tif", GREY, "u1", "--overwrite"),
+        ("folder.tif", GREY, "u1", "is a folder"),
+    ],
+)
+def test_output_is_checked(tmp_path, name, shape, dtype, message):
+    source = tmp_path / "in.tif"
+    source.touch()
+    (tmp_path / "old.tif").touch()
+    (tmp_path / "folder.tif").mkdir()
+    with pytest.raises(DmspError, match=message):
+        check_output(tmp_path / name, split(np.ones(shape, dtype)), np.dtype(dtype), source)
+
+
+def test_unwritable_folder(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError("no")
+
+    # Permissions do not bind the superuser, who may run the tests.
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(DmspError, match="cannot be written to"):
+        check_output(tmp_path / "out.tif", Picture(np.ones(GREY)), np.dtype("u1"), tmp_path)
+
+
+def test_fit_dtype_rounds_and_clips():
+    values = np.float32([-1.4, -0.4, 1.5, 2.6, 3e9, 1e10])
+    assert fit_dtype(values, np.dtype("u1")).tolist() == [0, 0, 2, 3, 255, 255]
+    assert fit_dtype(values, np.dtype("i4")).tolist() == [-1, 0, 2, 3, 2**31 - 1, 2**31 - 1]
+    assert fit_dtype(values, np.dtype("u4")).tolist()[-2:] == [3_000_000_000, 2**32 - 1]
+    np.testing.assert_array_equal(fit_dtype(values, np.dtype("f4")), values)
