@@ -27,7 +27,7 @@ def nuclei() -> list[LayerData]:
 
     return [
         (_read("bbbc039_A09_s1.tif"), {"name": "nuclei"}, "image"),
-        (gaussian_psf(1.5), {"name": "nuclei PSF", "visible": False}, "image"),
+        (gaussian_psf(1.0), {"name": "nuclei PSF", "visible": False}, "image"),
     ]
 
 

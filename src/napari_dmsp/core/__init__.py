@@ -2,7 +2,7 @@
 
 from .errors import DmspError
 from .prior import Prior, available_priors, load_prior, mean_shift
-from .restore import Job, Restoration, deblur, prepare_deblur, run
+from .restore import Job, Restoration, deblur, prepare_deblur, prepare_superres, run, superres
 from .solvers import State
 
 __all__ = [
@@ -16,5 +16,7 @@ __all__ = [
     "load_prior",
     "mean_shift",
     "prepare_deblur",
+    "prepare_superres",
     "run",
+    "superres",
 ]

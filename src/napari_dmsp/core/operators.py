@@ -197,8 +197,8 @@ class Resize:
     Notes
     -----
     Reduction is separable, ``A = R1 (x) R2``, so `solve` is exact: by the Woodbury identity it
-    needs the inverse of ``lam A A^T + c I`` only, which is diagonal in the product of the eigenvectors of
-    ``R1 R1^T`` and ``R2 R2^T``.
+    needs the inverse of ``lam A A^T + c I`` only, which is diagonal in the product of the
+    eigenvectors of ``R1 R1^T`` and ``R2 R2^T``.
 
     References
     ----------

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from .device import pick_device
 from .errors import DmspError
-from .operators import Blur, Operator
+from .inputs import METHODS, Units, check_image, check_options, check_psf
+from .operators import Blur, Operator, Resize
 from .prior import Denoiser, Prior, load_prior
 from .solvers import DAE_SIGMA, State, iterate_annealed, iterate_sgd
 
-METHODS = {"annealed": 24, "sgd": 300}
-MIN_SIDE = 8
+MAX_SCALE = 8
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Restoration:
     Attributes
     ----------
     image : ndarray
-        Same shape and intensity units as the input, float32.
+        In the intensity units of the input, float32.
     psf : ndarray or None
-        The point spread function used, normalised to sum 1.
+        The point spread function used, normalised to sum 1; None where there is none.
     noise_sigma : float
         Noise level in the image's units, given or estimated.
     evaluations : int
@@ -78,7 +78,7 @@ class Job:
     _observed: Tensor = field(repr=False)
     _operator: Operator = field(repr=False)
     _prior: Prior = field(repr=False)
-    _units: _Units = field(repr=False)
+    _units: Units = field(repr=False)
     _psf: NDArray[np.float32] | None = field(repr=False)
 
     def states(self) -> Iterator[State]:
@@ -219,6 +219,68 @@ def deblur(
     return run(job, callback)
 
 
+def superres(
+    image: ArrayLike,
+    scale: float,
+    *,
+    noise_sigma: float | None = None,
+    channel_axis: int | None = None,
+    prior: str | Path | Denoiser | Prior | None = None,
+    method: str = "annealed",
+    iterations: int | None = None,
+    background: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    callback: Callable[[State], bool | None] | None = None,
+) -> Restoration:
+    """Raise the resolution of an image; the noise level may be unknown.
+
+    Parameters
+    ----------
+    image : array_like
+        (H, W), or colour with three channels along ``channel_axis``; any real dtype.
+    scale : float
+        Factor above 1 and up to 8, not necessarily an integer.
+    noise_sigma, channel_axis, prior, method, iterations, background, seed, device, callback
+        As for `deblur`.
+
+    Returns
+    -------
+    Restoration
+        ``image`` is (round(H * scale), round(W * scale)), in the units of the input, float32. Both
+        grids share their outer edges: pixel ``i`` of the result lies at
+        ``(i + 0.5) / scale - 0.5`` of the input.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+
+    Notes
+    -----
+    The image is taken for an antialiased bicubic reduction of the result, see
+    `napari_dmsp.core.operators.Resize`.
+
+    References
+    ----------
+    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+       NIPS 2017, arXiv:1709.03749.
+    """
+    job = prepare_superres(
+        image,
+        scale,
+        noise_sigma=noise_sigma,
+        channel_axis=channel_axis,
+        prior=prior,
+        method=method,
+        iterations=iterations,
+        background=background,
+        seed=seed,
+        device=device,
+    )
+    return run(job, callback)
+
+
 def run(job: Job, callback: Callable[[State], bool | None] | None = None) -> Restoration:
     """Run a job to its end, or until ``callback`` returns True."""
     begin = time.perf_counter()
@@ -244,151 +306,79 @@ def prepare_deblur(
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
     if psf is None:
         raise DmspError("psf=None: give the point spread function as a 2-D array.")
-    values, axis = _check_image(image, channel_axis)
-    kernel = _check_psf(psf, values.shape[-2:])
-    _check_options(method, iterations, noise_sigma, background)
+    values = check_image(image, channel_axis)
+    shape = values.shape[1], values.shape[2]
+    kernel = check_psf(psf, shape)
+    check_options(method, iterations, noise_sigma, background)
     target = pick_device(device)
     model = _pick_prior(prior, values.shape[0], method).to(target)
-    units = _Units.of(np.asarray(image), values, axis, background, planes=model.channels == 1)
-    return Job(
-        total=iterations or METHODS[method],
-        settings={
-            "task": "deblur",
-            "method": method,
-            "iterations": iterations or METHODS[method],
-            "noise_sigma": noise_sigma,
-            "background": units.low,
-            "seed": seed,
-            "prior": model.name,
-            "prior_sha256": model.sha256,
-            "device": str(target),
-            "psf_shape": kernel.shape,
-            "channel_axis": channel_axis,
-            "version": version("napari-dmsp"),
-        },
-        _observed=units.to_tensor(values).to(target),
-        _operator=Blur(torch.from_numpy(kernel).to(target), values.shape[-2:]),
-        _prior=model,
-        _units=units,
-        _psf=kernel,
-    )
+    units = Units.of(np.asarray(image).dtype, values, channel_axis, background, model.channels == 1)
+    settings = {
+        "task": "deblur",
+        "psf_shape": kernel.shape,
+        "channel_axis": channel_axis,
+        "noise_sigma": noise_sigma,
+        "method": method,
+        "iterations": iterations or METHODS[method],
+        "background": units.low,
+        "seed": seed,
+    }
+    operator = Blur(torch.from_numpy(kernel).to(target), shape)
+    return _make_job(settings, units.to_tensor(values).to(target), operator, model, units, kernel)
 
 
-@dataclass(frozen=True)
-class _Units:
-    """Between the user's array and the tensor (B, C, H, W) on the scale of the prior, and back."""
-
-    low: float
-    scale: float
-    bounds: tuple[float, float] | None
-    axis: int | None
-    planes: bool
-
-    @classmethod
-    def of(
-        cls,
-        image: NDArray[Any],
-        values: NDArray[np.float64],
-        axis: int | None,
-        background: float | None,
-        planes: bool,
-    ) -> _Units:
-        if image.dtype == np.uint8:
-            low, high, bounds = background or 0.0, 255.0, (0.0, 1.0)
-            return cls(low, high - low, bounds, axis, planes)
-        low, high = np.percentile(values, [0.1, 99.9])
-        if not high > low:
-            low, high = values.min(), values.max()
-        if background is not None:
-            low = background
-        if not high > low:
-            raise DmspError(f"background={background} is above the image, which ends at {high:g}.")
-        return cls(float(low), float(high - low), None, axis, planes)
-
-    def to_tensor(self, values: NDArray[np.float64]) -> Tensor:
-        """(C, H, W) to (1, C, H, W), or (C, 1, H, W) for a prior of one channel."""
-        tensor = torch.from_numpy(((values - self.low) / self.scale).astype(np.float32))
-        return tensor[:, None] if self.planes else tensor[None]
-
-    def to_array(self, x: Tensor) -> NDArray[np.float32]:
-        """Undo `to_tensor`, in the input's layout."""
-        values = x.detach().cpu().numpy().astype(np.float64)
-        values = (values[:, 0] if self.planes else values[0]) * self.scale + self.low
-        array = values[0] if self.axis is None else np.moveaxis(values, 0, self.axis)
-        return np.ascontiguousarray(array, dtype=np.float32)
+def prepare_superres(
+    image: ArrayLike,
+    scale: float,
+    *,
+    noise_sigma: float | None = None,
+    channel_axis: int | None = None,
+    prior: str | Path | Denoiser | Prior | None = None,
+    method: str = "annealed",
+    iterations: int | None = None,
+    background: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Job:
+    """Check the input of `superres`, with the same parameters, and return the job to run."""
+    if not 1 < scale <= MAX_SCALE:
+        raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
+    values = check_image(image, channel_axis)
+    check_options(method, iterations, noise_sigma, background)
+    target = pick_device(device)
+    model = _pick_prior(prior, values.shape[0], method).to(target)
+    units = Units.of(np.asarray(image).dtype, values, channel_axis, background, model.channels == 1)
+    small = values.shape[1], values.shape[2]
+    large = round(small[0] * scale), round(small[1] * scale)
+    settings = {
+        "task": "superres",
+        "scale": scale,
+        "channel_axis": channel_axis,
+        "noise_sigma": noise_sigma,
+        "method": method,
+        "iterations": iterations or METHODS[method],
+        "background": units.low,
+        "seed": seed,
+    }
+    operator = Resize(large, small, target)
+    return _make_job(settings, units.to_tensor(values).to(target), operator, model, units, None)
 
 
-def _check_image(
-    image: ArrayLike, channel_axis: int | None
-) -> tuple[NDArray[np.float64], int | None]:
-    """Return the image as (C, H, W) float64, and its checked channel axis."""
-    array = np.asarray(image)
-    if array.size == 0:
-        raise DmspError(f"the image is empty, its shape is {array.shape}.")
-    if array.dtype.kind not in "buif":
-        raise DmspError(f"image dtype {array.dtype} is not a real number; convert it first.")
-    expected = 2 if channel_axis is None else 3
-    if array.ndim != expected:
-        hint = "; give channel_axis=-1 for colour" if array.ndim == 3 else ""
-        raise DmspError(
-            f"image shape {array.shape} has {array.ndim} axes, expected {expected}{hint}."
-        )
-    if channel_axis is not None:
-        if not -3 <= channel_axis < 3:
-            raise DmspError(f"channel_axis={channel_axis} is not an axis of shape {array.shape}.")
-        array = np.moveaxis(array, channel_axis, 0)
-        if array.shape[0] not in (1, 3):
-            raise DmspError(
-                f"the image has {array.shape[0]} channels along axis {channel_axis}; 1 or 3 can be "
-                "restored together: drop an alpha channel, and restore other channels one by one."
-            )
-    else:
-        array = array[None]
-    if min(array.shape[1:]) < MIN_SIDE:
-        raise DmspError(
-            f"the image is {array.shape[1]} x {array.shape[2]} pixels; at least "
-            f"{MIN_SIDE} x {MIN_SIDE} are needed."
-        )
-    values = array.astype(np.float64)
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise DmspError(f"the image has {bad} NaN or infinite pixels; replace them first.")
-    if values.min() == values.max():
-        raise DmspError(f"the image is constant ({values.min():g}): there is nothing to restore.")
-    return values, channel_axis
-
-
-def _check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the PSF as float32 with sum 1."""
-    kernel = np.asarray(psf)
-    if kernel.ndim != 2 or kernel.size == 0 or kernel.dtype.kind not in "buif":
-        raise DmspError(
-            f"psf has shape {kernel.shape} and dtype {kernel.dtype}; expected 2-D real numbers."
-        )
-    kernel = kernel.astype(np.float64)
-    if kernel.shape[0] > shape[0] or kernel.shape[1] > shape[1]:
-        raise DmspError(
-            f"psf of {kernel.shape[0]} x {kernel.shape[1]} pixels is larger than the image of "
-            f"{shape[0]} x {shape[1]}; crop the psf or use a larger image."
-        )
-    if not np.isfinite(kernel).all():
-        raise DmspError("the psf has NaN or infinite values; replace them first.")
-    if not kernel.sum() > 0:
-        raise DmspError(f"the psf sums to {kernel.sum():g}; its sum must be positive.")
-    return (kernel / kernel.sum()).astype(np.float32)
-
-
-def _check_options(
-    method: str, iterations: int | None, noise_sigma: float | None, background: float | None
-) -> None:
-    if method not in METHODS:
-        raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
-    if iterations is not None and iterations < 1:
-        raise DmspError(f"iterations={iterations} must be at least 1.")
-    if noise_sigma is not None and not 0 <= noise_sigma < np.inf:
-        raise DmspError(f"noise_sigma={noise_sigma} must be zero or positive; None estimates it.")
-    if background is not None and not np.isfinite(background):
-        raise DmspError(f"background={background} must be a finite number.")
+def _make_job(
+    settings: dict[str, Any],
+    observed: Tensor,
+    operator: Operator,
+    model: Prior,
+    units: Units,
+    psf: NDArray[np.float32] | None,
+) -> Job:
+    origin = {
+        "prior": model.name,
+        "prior_sha256": model.sha256,
+        "device": str(observed.device),
+        "version": version("napari-dmsp"),
+    }
+    return Job(settings["iterations"], settings | origin, observed, operator, model, units, psf)
 
 
 def _pick_prior(prior: str | Path | Denoiser | Prior | None, channels: int, method: str) -> Prior:
