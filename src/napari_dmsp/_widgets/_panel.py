@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..core import Job
 
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
-SECONDS_PER_MEGAPIXEL = 10.0
+SECONDS_PER_MEGAPIXEL = 2.5
 
 # Those of `core.restore.METHODS`, which cannot be asked without loading torch.
 EVALUATIONS = {"annealed": 24, "sgd": 300}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from .errors import DmspError
@@ -33,6 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+@cache
 def supports_bf16(device: torch.device) -> bool:
     """Whether bfloat16 convolutions are native, hence faster than float32, on ``device``."""
     if device.type == "cuda":

@@ -1,11 +1,13 @@
-"""Point spread functions of known shape."""
+"""Point spread functions: of known shape, and the hygiene of estimated ones."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 
 from .errors import DmspError
 
@@ -69,3 +71,94 @@ def motion_psf(length: float, angle: float) -> NDArray[np.float32]:
             inside = (row <= 2 * radius) & (column <= 2 * radius)
             np.add.at(psf, (row[inside], column[inside]), (y * x)[inside])
     return (psf / psf.sum()).astype(np.float32)
+
+
+def normalise_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.float64]:
+    """Remove what a kernel cannot be, and scale it to sum 1.
+
+    Parameters
+    ----------
+    psf : ndarray
+        Estimate (kh, kw).
+    threshold : float
+        Values below this part of the maximum become zero; negative ones always do.
+
+    Returns
+    -------
+    ndarray
+        (kh, kw), float64. A single central pixel where nothing positive is left.
+    """
+    kept = np.where(psf >= threshold * psf.max(), psf, 0.0).clip(min=0.0)
+    if not kept.sum() > 0:
+        kept = np.zeros(psf.shape)
+        kept[(psf.shape[0] - 1) // 2, (psf.shape[1] - 1) // 2] = 1.0
+    return np.asarray(kept / kept.sum(), dtype=np.float64)
+
+
+def centre_psf(psf: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Shift by whole pixels until the centre of mass is nearest to the centre.
+
+    Parameters
+    ----------
+    psf : ndarray
+        Non-negative kernel (kh, kw) with odd sides.
+
+    Returns
+    -------
+    ndarray
+        (kh, kw) with sum 1. What would leave the frame is cut off.
+    """
+    height, width = psf.shape
+    rows, columns = np.indices(psf.shape)
+    down = round((height - 1) / 2 - float((rows * psf).sum() / psf.sum()))
+    right = round((width - 1) / 2 - float((columns * psf).sum() / psf.sum()))
+    shifted = np.zeros(psf.shape)
+    target = shifted[max(down, 0) : height + down, max(right, 0) : width + right]
+    target[:] = psf[max(-down, 0) : height - down, max(-right, 0) : width - right]
+    return normalise_psf(shifted)
+
+
+def crop_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.float64]:
+    """Cut off the empty border, evenly, so that sides stay odd and the centre in place.
+
+    Parameters
+    ----------
+    psf : ndarray
+        Kernel (kh, kw) with odd sides.
+    threshold : float
+        Values up to this part of the maximum count as empty.
+
+    Returns
+    -------
+    ndarray
+        Kernel of odd sides with sum 1.
+    """
+    rows, columns = np.nonzero(psf > threshold * psf.max())
+    middle = (psf.shape[0] - 1) // 2, (psf.shape[1] - 1) // 2
+    reach = [int(np.abs(i - m).max()) for i, m in zip((rows, columns), middle, strict=True)]
+    window = tuple(slice(m - r, m + r + 1) for m, r in zip(middle, reach, strict=True))
+    return normalise_psf(psf[window])
+
+
+def resize_psf(psf: NDArray[np.floating[Any]], factor: float, size: int) -> NDArray[np.float64]:
+    """Magnify about the centre and fit into a square frame.
+
+    Parameters
+    ----------
+    psf : ndarray
+        Kernel (kh, kw) with odd sides.
+    factor : float
+        Magnification.
+    size : int
+        Side of the result, odd.
+
+    Returns
+    -------
+    ndarray
+        (size, size) with sum 1.
+    """
+    offset = [(n - 1) / 2 - (size - 1) / 2 / factor for n in psf.shape]
+    large = affine_transform(
+        psf.astype(np.float64), [1 / factor] * 2, offset, (size, size), order=1, mode="constant"
+    )
+    return normalise_psf(large)
