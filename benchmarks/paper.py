@@ -63,7 +63,6 @@ def deblur(
                     begin = time.perf_counter()
                     for case in tqdm(cases, desc=f"{name} {sigma} {method} {row}", leave=False):
                         result = restore(
-                            # The 8-bit range of the protocol; the observation is not rounded.
                             case.observed,
                             case.psf,
                             noise_sigma=sigma if row == "NB" else None,

@@ -237,7 +237,7 @@ def test_train_resume_and_deblur(tmp_path, photographs):
     assert "give more than minutes" in fails(*options, *small, "1e-6", "--resume", state)
     result = run(*options, *small, "10", "--resume", tmp_path / "none")
     assert result.exit_code == 2
-    assert run(*options, *small, "1e-6", "--resume", out).exit_code == 0
+    assert run(*options, *small, "1e-6", "--resume", out, "--overwrite").exit_code == 0
 
     source = write(tmp_path / "in.png", make_image((16, 20, 3), np.uint8))
     arguments = ("--psf", "gaussian:1", "--iterations", 1, "--prior", out)

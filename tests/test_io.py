@@ -247,3 +247,31 @@ def test_fit_dtype_rounds_and_clips():
     assert fit_dtype(values, np.dtype("i4")).tolist() == [-1, 0, 2, 3, 2**31 - 1, 2**31 - 1]
     assert fit_dtype(values, np.dtype("u4")).tolist()[-2:] == [3_000_000_000, 2**32 - 1]
     np.testing.assert_array_equal(fit_dtype(values, np.dtype("f4")), values)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "out.tif"
+    path.write_bytes(b"old")
+
+    def fail(*args, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tifffile, "imwrite", fail)
+    with pytest.raises(DmspError, match="disk full"):
+        write_image(path, Picture(np.zeros((4, 4), np.uint8)))
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
+
+
+def test_escaped_ome_units_are_read(tmp_path):
+    plain, escaped, copy = (tmp_path / f"{n}.ome.tif" for n in ("plain", "escaped", "copy"))
+    image = random_image(GREY, "u1")
+    metadata = {"PhysicalSizeX": 0.1, "PhysicalSizeXUnit": "µm", "axes": "YX"}
+    tifffile.imwrite(plain, image, ome=True, metadata=metadata)
+    with tifffile.TiffFile(plain) as file:
+        text = file.ome_metadata.replace("µm", "&#181;m")
+    assert "&#181;m" in text
+    tifffile.imwrite(escaped, image, description=text.encode(), metadata=None)
+    write_image(copy, read_image(escaped))
+    with tifffile.TiffFile(copy) as file:
+        assert 'PhysicalSizeXUnit="µm"' in file.ome_metadata

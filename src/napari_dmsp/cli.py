@@ -66,7 +66,7 @@ class Precision(StrEnum):
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the injected noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -147,7 +147,7 @@ def deblur(
     """Deblur an image with a known point spread function.
 
     The noise level may be unknown.
-    The result has the size, the intensity units and the pixel type of the image.
+    The result has the size and the intensity units of the image, and its pixel type if integer.
     """
     with _one_line_errors():
         import numpy as np
@@ -236,12 +236,13 @@ def train(
         from .training.train import Recipe, state_path
         from .training.train import train as run_training
 
-        continued = resume is not None and resume.resolve() in (
-            out.resolve(),
-            state_path(out).resolve(),
-        )
-        if out.exists() and not (continued or overwrite):
-            raise DmspError(f"out {out} exists; continue it with --resume, or give --overwrite.")
+        continued = resume is not None and resume.resolve() == state_path(out).resolve()
+        for path in (out, state_path(out), out.with_suffix(".json")):
+            if path.exists() and not (continued or overwrite):
+                raise DmspError(
+                    f"{path} exists; continue it with --resume {state_path(out)}, or give "
+                    "--overwrite."
+                )
         card = run_training(
             images,
             out,

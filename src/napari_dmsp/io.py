@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import os
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -138,6 +140,8 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
         raise DmspError(f"output {path} is a folder; give a file name.")
     if path.exists() and not overwrite:
         raise DmspError(f"output {path} exists; give --overwrite to replace it.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise DmspError(f"output {path} is write-protected; choose another name.")
     if not path.parent.is_dir():
         raise DmspError(f"folder {path.parent} does not exist; create it first.")
     try:
@@ -155,15 +159,19 @@ def write_image(path: Path, picture: Picture) -> None:
         alpha = picture.alpha.astype(pixels.dtype)[..., None]
         pixels = np.concatenate([np.atleast_3d(pixels), alpha], axis=-1)
     suffix = _check_suffix(path, SUFFIXES)
+    # Another name first: what is replaced stays whole until the new file is.
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         if suffix in TIFF:
-            _write_tiff(path, pixels, picture)
+            _write_tiff(partial, pixels, picture)
         elif suffix in PNG:
-            iio.imwrite(path, pixels, plugin="pillow")
+            iio.imwrite(partial, pixels, plugin="pillow")
         else:
             # Least loss: a restored image should not gain new artefacts here.
-            iio.imwrite(path, pixels, plugin="pillow", quality=95, subsampling=0)
-    except OSError as error:
+            iio.imwrite(partial, pixels, plugin="pillow", quality=95, subsampling=0)
+        os.replace(partial, path)
+    except (OSError, ValueError) as error:
+        partial.unlink(missing_ok=True)
         raise DmspError(f"{path} cannot be written: {error}") from error
 
 
@@ -227,7 +235,7 @@ def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
     """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``."""
     if file.ome_metadata:
         sizes = re.findall(r'(PhysicalSize[XY](?:Unit)?)="([^"]*)"', file.ome_metadata)
-        return {"ome": True, "metadata": dict(sizes)} if sizes else {}
+        return {"ome": True, "metadata": {k: html.unescape(v) for k, v in sizes}} if sizes else {}
     page = file.pages.first
     tags: dict[str, Any] = {}
     if "XResolution" in page.tags and "YResolution" in page.tags:

@@ -5,7 +5,8 @@ from numpy.testing import assert_array_equal
 from skimage import data
 
 from napari_dmsp import deblur
-from napari_dmsp.core import DmspError, load_prior, prepare_deblur, run
+from napari_dmsp.core import DmspError, Prior, load_prior, prepare_deblur, run
+from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
 PSF = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
@@ -158,6 +159,8 @@ RAMP = np.arange(256.0).reshape(16, 16)
         (RAMP, {"noise_sigma": -1}, "noise_sigma=-1"),
         (RAMP, {"noise_sigma": np.nan}, "noise_sigma=nan"),
         (RAMP, {"iterations": 0}, "iterations=0"),
+        (RAMP, {"iterations": 2.5}, "iterations=2.5"),
+        (RAMP, {"seed": 2**70}, "seed="),
         (RAMP, {"method": "magic"}, "method='magic'"),
         (RAMP, {"prior": "rgb"}, "prior='gray'"),
         (RAMP, {"prior": "nonsense"}, "nonsense"),
@@ -185,6 +188,44 @@ def test_failures_of_the_machine_are_explained(fault, message):
 
     with pytest.raises(DmspError, match=message):
         run(prepare_deblur(RAMP, PSF, prior=broken, device="cpu"))
+
+
+def test_memory_may_run_out_before_the_first_evaluation(monkeypatch):
+    def full(prior, device):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Prior, "to", full)
+    with pytest.raises(DmspError, match="out of memory on cpu"):
+        prepare_deblur(RAMP, PSF, device="cpu")
+
+
+@pytest.mark.parametrize("width", [0.15, 0.4])
+def test_hardly_any_blur_does_no_harm(photo, width):
+    truth = photo[1]
+    psf = gaussian_psf(width)
+    observed, truth = simulate_blur(truth, psf, 2.55, seed=2)
+    result = deblur(observed, psf, channel_axis=-1)
+    assert error(result.image, truth) < error(observed, truth)
+
+
+def test_dim_8_bit_images_are_like_any_other(photo):
+    dim = (photo[0][:40, :40, 0].clip(0, 255) // 8).astype(np.uint8)
+    plain = deblur(dim, PSF, iterations=3)
+    assert_array_equal(plain.image, deblur(dim.astype(np.uint16), PSF, iterations=3).image)
+
+
+def test_the_clamp_of_the_paper_knows_the_background(photo):
+    observed = photo[0][:32, :32, 0].clip(0, 255).astype(np.uint8)
+    result = deblur(observed, PSF, background=100, method="sgd", iterations=5)
+    assert observed.min() < 90
+    assert result.image.min() < 95
+
+
+def test_a_background_above_most_of_a_sparse_image(photo):
+    image = np.zeros((40, 40), np.uint16)
+    image[::2] = 1
+    image[20, 20] = 60000
+    assert np.isfinite(deblur(image, PSF, background=2, iterations=1).image).all()
 
 
 def test_zero_noise_is_allowed(photo):

@@ -69,6 +69,7 @@ def test_sgd_reaches_the_posterior_mean():
     assert error.square().mean().sqrt() < 0.1 * expected.std()
 
 
+# At lower levels the finest wavelets show some of this scene, which is white noise itself.
 @pytest.mark.parametrize("noise", [0.01, 0.03, 0.08])
 def test_annealed_recovers_the_noise_level(noise):
     op, y = observe(noise, shape=(96, 96), dtype=np.float32)

@@ -47,6 +47,13 @@ def test_a_point_stays_in_place():
     assert (y, x) == (3 * 5 + 1, 3 * 9 + 1)
 
 
+def test_a_slight_enlargement_does_no_harm():
+    image = reduce(TRUTH, 66)
+    noisy = image + np.random.default_rng(0).normal(0, 2.55, image.shape)
+    result = superres(noisy, 72 / 66, channel_axis=-1)
+    assert error(result.image, TRUTH) < error(bicubic(noisy, 72), TRUTH)
+
+
 @pytest.mark.parametrize("scale", [0, 1, -2, 9, float("nan")])
 def test_scales_out_of_range_are_refused(scale):
     with pytest.raises(DmspError, match="scale="):

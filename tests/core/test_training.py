@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -313,3 +314,17 @@ def test_running_out_of_memory_is_explained(tmp_path, folder, monkeypatch):
     monkeypatch.setattr("napari_dmsp.core.networks.UNet.forward", exhaust)
     with pytest.raises(DmspError, match="lower batch=2 or patch=16"):
         train([folder], tmp_path / "a.safetensors", recipe=TINY, minutes=1, device="cpu")
+
+
+def test_resume_notices_another_recipe(tmp_path, folder):
+    out = tmp_path / "one.safetensors"
+    train([folder], out, recipe=replace(TINY, noise_sigma=11 / 255), minutes=INSTANT, device="cpu")
+    with pytest.raises(DmspError, match="noise_sigma"):
+        train([folder], out, recipe=TINY, minutes=1, resume=state_path(out), device="cpu")
+
+
+def test_a_broken_card_does_no_harm(tmp_path, folder):
+    out = tmp_path / "one.safetensors"
+    train([folder], out, recipe=TINY, minutes=INSTANT, device="cpu")
+    out.with_suffix(".json").write_text("{")
+    assert load_prior(out).card == {}

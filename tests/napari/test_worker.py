@@ -10,6 +10,7 @@ import pytest
 import torch
 from qtpy.QtCore import QThreadPool
 
+from napari_dmsp import _worker
 from napari_dmsp._worker import Runner
 from napari_dmsp.core import DmspError
 
@@ -76,7 +77,8 @@ def wait_until_over(qtbot, log):
     qtbot.waitUntil(lambda: not log.runner.running, timeout=30_000)
 
 
-def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log):
+def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log, monkeypatch):
+    monkeypatch.setattr(_worker, "ESTIMATE_SECONDS", 1e9)
     job = FakeJob()
     job.go.set()
     assert log.runner.start(lambda: job)

@@ -279,6 +279,13 @@ class RunPanel(Container[Widget]):
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
+        try:
+            self._show_result(outcome)
+        finally:
+            self._plane = self._layer = None
+            self.refresh()
+
+    def _show_result(self, outcome: Outcome) -> None:
         result = outcome.restoration
         if result is None:
             self._remove_layer()
@@ -296,8 +303,6 @@ class RunPanel(Container[Widget]):
                 f"{result.evaluations} evaluations in {_duration(result.seconds)}. "
                 f"Noise σ {result.noise_sigma:.3g}."
             )
-        self._plane = self._layer = None
-        self.refresh()
 
     def _show_image(self, image: NDArray[Any]) -> None:
         assert self._plane is not None

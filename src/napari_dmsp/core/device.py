@@ -39,7 +39,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def supports_bf16(device: torch.device) -> bool:
     """Whether bfloat16 convolutions are native, hence faster than float32, on ``device``."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        # Older cards only emulate it.
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
         # Older releases of torch cannot tell.
         if not hasattr(torch.cpu, "get_capabilities"):

@@ -35,16 +35,19 @@ class Units:
         background: float | None,
         planes: bool,
     ) -> Units:
-        """Take the full range of 8-bit images, and the 0.1 to 99.9 percentiles of others."""
-        eight_bit = dtype == np.uint8
+        """Take the full range of 8-bit images, and the 0.1 to 99.9 percentiles of others.
+
+        An 8-bit image that leaves the upper half of its range empty is not a photograph's.
+        """
+        eight_bit = dtype == np.uint8 and values.max() > 127
         low, high = (0, 255) if eight_bit else np.percentile(values, [0.1, 99.9])
-        if not high > low:
-            low, high = values.min(), values.max()
         if background is not None:
             low = background
         if not high > low:
+            low, high = (values.min() if background is None else low), values.max()
+        if not high > low:
             raise DmspError(f"background={background} is above the image, which ends at {high:g}.")
-        bounds = (0.0, 1.0) if eight_bit else None
+        bounds = (-low / (high - low), 1.0) if eight_bit else None
         return cls(float(low), float(high - low), bounds, axis, planes)
 
     def to_tensor(self, values: NDArray[np.float64]) -> Tensor:
@@ -119,13 +122,19 @@ def check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def check_options(
-    method: str, iterations: int | None, noise_sigma: float | None, background: float | None
+    method: str,
+    iterations: int | None,
+    noise_sigma: float | None,
+    background: float | None,
+    seed: int,
 ) -> None:
     """Check the options that all tasks share."""
     if method not in METHODS:
         raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
-    if iterations is not None and iterations < 1:
-        raise DmspError(f"iterations={iterations} must be at least 1.")
+    if iterations is not None and (iterations < 1 or int(iterations) != iterations):
+        raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
+    if not -(2**63) <= seed < 2**63:
+        raise DmspError(f"seed={seed} must fit into 64 bits.")
     if noise_sigma is not None and not 0 <= noise_sigma < np.inf:
         raise DmspError(f"noise_sigma={noise_sigma} must be zero or positive; None estimates it.")
     if background is not None and not np.isfinite(background):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -99,7 +100,7 @@ class Prior:
         fast = (
             self.autocast and supports_bf16(x.device) and sigma >= BF16_NOISE * float(x.abs().max())
         )
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+        with torch.autocast(x.device.type, torch.bfloat16) if fast else nullcontext():
             return self.denoiser(x, sigma)
 
     def to(self, device: torch.device | str) -> Prior:
@@ -168,7 +169,6 @@ def _read_prior(path: Path) -> Prior:
         ) from error
     net.eval().requires_grad_(False)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    card = path.with_suffix(".json")
     return Prior(
         net,
         path.stem,
@@ -176,5 +176,14 @@ def _read_prior(path: Path) -> Prior:
         noise_sigma=sigma,
         autocast=True,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        card=json.loads(card.read_text()) if card.is_file() else {},
+        card=_read_card(path.with_suffix(".json")),
     )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    """Read the card; a prior works without, and another file may have its name."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}

@@ -7,7 +7,8 @@ scripts, the command line and the viewer share. `deblur` drains it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -96,7 +97,7 @@ class Job:
             "iterations": self.total,
             "generator": torch.Generator().manual_seed(settings["seed"]),
         }
-        try:
+        with _explain_failures(settings["device"], self._observed.shape[-2:]):
             if settings["method"] == "sgd":
                 level = self._prior.noise_sigma or DAE_SIGMA
                 steps = iterate_sgd(
@@ -116,16 +117,6 @@ class Job:
                     residual=state.residual * units.scale,
                     to_array=units.to_array,
                 )
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise DmspError(
-                    f"the restoration failed on {settings['device']}: {error}"
-                ) from error
-            height, width = self._observed.shape[-2:]
-            raise DmspError(
-                f"out of memory on {settings['device']} for an image of {height} x {width} pixels; "
-                "restore a smaller region, or choose another device."
-            ) from error
 
     def result(self, state: State, seconds: float) -> Restoration:
         """Make the result of the run's last, or latest, state."""
@@ -174,9 +165,9 @@ def deblur(
         Evaluations of the denoiser; by default 24, or 300 for "sgd".
     background : float, optional
         Intensity of black: subtracted first, added at the end. By default 0 for 8-bit images and
-        the 0.1 percentile for others.
+        the 0.1 percentile for others, dim 8-bit images among them.
     seed : int
-        Seed of the injected noise.
+        Seed of what is drawn: flips of the image and, for "sgd", injected noise.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     callback : callable, optional
@@ -248,8 +239,8 @@ def superres(
     -------
     Restoration
         ``image`` is (round(H * scale), round(W * scale)), in the units of the input, float32. Both
-        grids share their outer edges: pixel ``i`` of the result lies at
-        ``(i + 0.5) / scale - 0.5`` of the input.
+        grids share their outer edges: row ``i`` of the H' rows of the result lies at
+        ``(i + 0.5) * H / H' - 0.5`` of the input.
 
     Raises
     ------
@@ -309,9 +300,9 @@ def prepare_deblur(
     values = check_image(image, channel_axis)
     shape = values.shape[1], values.shape[2]
     kernel = check_psf(psf, shape)
-    check_options(method, iterations, noise_sigma, background)
+    check_options(method, iterations, noise_sigma, background, seed)
     target = pick_device(device)
-    model = _pick_prior(prior, values.shape[0], method).to(target)
+    model = _pick_prior(prior, values.shape[0], method)
     units = Units.of(np.asarray(image).dtype, values, channel_axis, background, model.channels == 1)
     settings = {
         "task": "deblur",
@@ -323,8 +314,10 @@ def prepare_deblur(
         "background": units.low,
         "seed": seed,
     }
-    operator = Blur(torch.from_numpy(kernel).to(target), shape)
-    return _make_job(settings, units.to_tensor(values).to(target), operator, model, units, kernel)
+    with _explain_failures(str(target), shape):
+        operator = Blur(torch.from_numpy(kernel).to(target), shape)
+        observed = units.to_tensor(values).to(target)
+        return _make_job(settings, observed, operator, model.to(target), units, kernel)
 
 
 def prepare_superres(
@@ -344,9 +337,9 @@ def prepare_superres(
     if not 1 < scale <= MAX_SCALE:
         raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
     values = check_image(image, channel_axis)
-    check_options(method, iterations, noise_sigma, background)
+    check_options(method, iterations, noise_sigma, background, seed)
     target = pick_device(device)
-    model = _pick_prior(prior, values.shape[0], method).to(target)
+    model = _pick_prior(prior, values.shape[0], method)
     units = Units.of(np.asarray(image).dtype, values, channel_axis, background, model.channels == 1)
     small = values.shape[1], values.shape[2]
     large = round(small[0] * scale), round(small[1] * scale)
@@ -360,8 +353,10 @@ def prepare_superres(
         "background": units.low,
         "seed": seed,
     }
-    operator = Resize(large, small, target)
-    return _make_job(settings, units.to_tensor(values).to(target), operator, model, units, None)
+    with _explain_failures(str(target), large):
+        operator = Resize(large, small, target)
+        observed = units.to_tensor(values).to(target)
+        return _make_job(settings, observed, operator, model.to(target), units, None)
 
 
 def _make_job(
@@ -391,6 +386,20 @@ def _pick_prior(prior: str | Path | Denoiser | Prior | None, channels: int, meth
             "use method='sgd' or another prior."
         )
     return model
+
+
+@contextmanager
+def _explain_failures(device: str, shape: Sequence[int]) -> Iterator[None]:
+    """Turn what the machine cannot do into a `DmspError` with a remedy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise DmspError(f"the restoration failed on {device}: {error}") from error
+        raise DmspError(
+            f"out of memory on {device} for an image of {shape[0]} x {shape[1]} pixels; "
+            "restore a smaller region, or choose another device."
+        ) from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

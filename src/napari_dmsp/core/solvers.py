@@ -21,9 +21,11 @@ from .prior import Denoiser
 DAE_SIGMA = 11 / 255
 # Error of the data step relative to the width of the smoothing; 0.01 costs 0.1 dB.
 ACCURACY = 0.003
-# Where the smoothing stops shrinking without noise: narrower ones gain nothing, in super-resolution
-# they lose 0.1 dB.
-LEAST_SIGMA = 3 / 255
+# Where the smoothing stops shrinking without noise. Sharp observations gain 0.1 dB by a wider one.
+LEAST_SIGMA = 1 / 255
+LEAST_SIGMA_SHARP = 3 / 255
+# Operators that pass more than this power in the finest wavelets leave the observation sharp.
+SHARP_GAIN = 0.05
 
 
 def _plain(x: Tensor) -> NDArray[np.float32]:
@@ -134,9 +136,9 @@ def iterate_annealed(
     """Maximise the same objective with an exact data step and a smoothing that shrinks.
 
     Setting the gradient of eq. 7 to zero with the prior evaluated at the last estimate gives
-    ``x = (lam A^T A + c I)^-1 (lam A^T y + c r(x))``: the fixed points of the paper's descent,
-    reached without a step length. The width of the smoothing falls geometrically from
-    ``sigma_start`` to the noise level.
+    ``x = (lam A^T A + c I)^-1 (lam A^T y + c r(x))``: the fixed points of the paper's descent if
+    ``kappa`` is 1, reached without a step length. The width of the smoothing falls geometrically
+    from ``sigma_start`` to the noise level, though not below a fraction of a per cent.
 
     Parameters
     ----------
@@ -150,22 +152,25 @@ def iterate_annealed(
     sigma_start : float
         First smoothing width.
     kappa : float
-        Weight of the prior: ``c = kappa / sigma^2``.
+        Weight of the prior: ``c = kappa / sigma^2``. Less than 1 makes up for a smoothing that is
+        wider than the error of the estimate.
     gamma : float
         Injected noise relative to sigma (eq. 19).
     symmetries : bool
         Evaluate the denoiser under a random flip or rotation in every step.
     """
-    # Blur leaves only noise in the finest wavelets, which then give its least possible level; an
-    # operator that passes detail leaves eq. 21 alone.
     wavelet = wavelet_sigma(y) if noise_sigma is None else noise_sigma
-    least = wavelet if operator.fine_gain < 0.05 else 0.0
+    # Blur leaves only noise in the finest wavelets, which then give its least possible level. In a
+    # sharp observation they hold detail too, and give the greatest.
+    sharp = operator.fine_gain >= SHARP_GAIN
+    least, most = (0.0, wavelet) if sharp else (wavelet, math.inf)
+    least_sigma = LEAST_SIGMA_SHARP if sharp else LEAST_SIGMA
     variance = max(wavelet, FLOOR) ** 2
     x = operator.start(y)
     backprojected = operator.adjoint(y)
     correction = torch.zeros_like(x)
     for evaluation in range(1, iterations + 1):
-        end = max(math.sqrt(variance), LEAST_SIGMA)
+        end = max(math.sqrt(variance), least_sigma)
         fraction = (evaluation - 1) / max(iterations - 1, 1)
         sigma = max(sigma_start, end) ** (1 - fraction) * end**fraction
         turn = int(torch.randint(8, (1,), generator=generator)) if symmetries else 0
@@ -180,7 +185,8 @@ def iterate_annealed(
         error = operator.forward(x) - y
         yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), _rms(error))
         if noise_sigma is None:
-            variance = max(residual_variance(error, sigma, operator.energy), least**2, FLOOR**2)
+            variance = residual_variance(error, sigma, operator.energy)
+            variance = max(min(variance, most**2), least**2, FLOOR**2)
 
 
 def _turned(denoiser: Denoiser, x: Tensor, sigma: float, turn: int) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def train(
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
     step, elapsed = 0, 0.0
     if resume is not None:
-        step, elapsed = _restore(Path(resume), net, average, optimizer)
+        step, elapsed = _restore(Path(resume), recipe, net, average, optimizer)
     if elapsed >= minutes * 60:
         raise DmspError(
             f"this run has been trained for {elapsed / 60:.1f} minutes; "
@@ -207,7 +208,7 @@ def train(
             "validation_psnr": dict(psnr),
             "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         }
-        out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        _replace(out.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
         return card
 
     running = 0.0
@@ -228,7 +229,7 @@ def train(
             step += 1
             now = time.perf_counter()
             # A process paused and continued later has not trained in between.
-            elapsed += min(now - tick, 5.0)
+            elapsed += min(now - tick, 60.0)
             tick = now
             bar.update(min(elapsed / 60, minutes) - bar.n)
             if elapsed >= next_report:
@@ -259,7 +260,7 @@ def _descend(
     try:
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noise *= sigma[:, None, None, None]
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(clean.device.type, torch.bfloat16) if bf16 else nullcontext():
             restored = net(clean + noise, sigma)
         error = (restored.float() - clean).square().mean((1, 2, 3))
         loss = (loss_weights(sigma) * error).mean()
@@ -334,11 +335,15 @@ def _moments(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict[str, Tens
 
 
 def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write to a second name first, so that a kill never leaves half a file."""
+    """Write tensors; by way of a second name, so that a kill never leaves half a file."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    partial = path.with_name(path.name + ".part")
     # Not save_file, which lets nobody else read the file.
-    partial.write_bytes(save(plain, metadata))
+    _replace(path, save(plain, metadata))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 
@@ -366,7 +371,11 @@ def _save_state(
 
 
 def _restore(
-    path: Path, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    recipe: Recipe,
+    net: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
 ) -> tuple[int, float]:
     """Load a training state, or start from the weights of another network."""
     if not path.is_file():
@@ -381,6 +390,12 @@ def _restore(
         for target in (net, average):
             _load_matching(target, tensors, path)
         return 0, 0.0
+    before = json.loads(metadata["recipe"])
+    for name in ("channels", "architecture", "noise_sigma"):
+        if before[name] != getattr(recipe, name):
+            raise DmspError(
+                f"{path} was trained with {name}={before[name]}, not {getattr(recipe, name)}."
+            )
     _load_strictly(net, tensors, "net.", path)
     _load_strictly(average, tensors, "average.", path)
     step = int(metadata["step"])
