@@ -159,6 +159,6 @@ def resize_psf(psf: NDArray[np.floating[Any]], factor: float, size: int) -> NDAr
     """
     offset = [(n - 1) / 2 - (size - 1) / 2 / factor for n in psf.shape]
     large = affine_transform(
-        psf.astype(np.float64), [1 / factor] * 2, offset, (size, size), order=1, mode="constant"
+        psf.astype(np.float64), [1 / factor] * 2, offset, (size, size), order=3, mode="constant"
     )
     return normalise_psf(large)

@@ -1,0 +1,175 @@
+"""Kernel-blind estimation, and the hygiene of estimated kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.ndimage import gaussian_filter
+from scipy.signal import convolve2d
+
+from napari_dmsp.core import DmspError, load_prior
+from napari_dmsp.core.blind import default_size, estimate_kernel, iterate_blind, level_sizes
+from napari_dmsp.core.kernel import centre_psf, crop_psf, motion_psf, normalise_psf, resize_psf
+
+
+def centre_of_mass(psf):
+    return (np.indices(psf.shape) * psf).sum((1, 2)) / psf.sum()
+
+
+def smooth(x, sigma):
+    """A denoiser of sorts, for what does not depend on a good one."""
+    return torch.from_numpy(gaussian_filter(x.numpy(), (0, 0, 0.5, 0.5)))
+
+
+def squares(side=108, seed=3):
+    """Overlapping rectangles: an image of edges."""
+    rng = np.random.default_rng(seed)
+    image = np.full((side, side), 0.5)
+    for _ in range(60):
+        top, left = rng.integers(0, side, 2)
+        height, width = rng.integers(8, side // 3, 2)
+        image[top : top + height, left : left + width] = rng.uniform(0.1, 0.9)
+    return image
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_normalise_drops_negative_and_small_values():
+    psf = normalise_psf(np.array([[-3.0, 1.0, 0.04], [0.0, 0.95, 0.05]]), 0.05)
+    assert_allclose(psf, np.array([[0, 1, 0], [0, 0.95, 0.05]]) / 2)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_normalise_of_nothing_is_no_blur(value):
+    psf = normalise_psf(np.full((3, 5), value))
+    assert psf[1, 2] == psf.sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (7, 11)])
+def test_centring_moves_by_whole_pixels(shape, rng):
+    psf = np.zeros(shape)
+    patch = rng.uniform(size=(3, 4))
+    psf[:3, :4] = patch
+    centred = centre_psf(psf)
+    middle = (np.array(shape) - 1) / 2
+    assert np.abs(centre_of_mass(centred) - middle).max() <= 0.5
+    assert_allclose(np.sort(centred[centred > 0]), np.sort((patch / patch.sum()).ravel()))
+    assert_allclose(centre_psf(centred), centred)
+
+
+def test_crop_keeps_the_centre():
+    psf = np.zeros((11, 9))
+    psf[5, 4], psf[3, 4], psf[5, 5] = 0.5, 0.3, 0.2
+    small = crop_psf(psf)
+    assert small.shape == (5, 3)
+    assert_allclose(small, psf[3:8, 3:6])
+    assert crop_psf(small, 0.5).shape == (5, 1)
+    assert crop_psf(small, 0.7).shape == (1, 1)
+
+
+def test_resize_is_about_the_centre():
+    psf = motion_psf(6, 30).astype(np.float64)
+    assert_allclose(resize_psf(psf, 1.0, psf.shape[0]), psf, atol=1e-7)
+    large = resize_psf(psf, 2.0, 17)
+    assert large.shape == (17, 17)
+    assert_allclose(large.sum(), 1)
+    assert_allclose(centre_of_mass(large), 8, atol=0.05)
+
+    def spread(k):
+        grid = np.indices(k.shape) - (np.array(k.shape) - 1)[:, None, None] / 2
+        return (grid**2 * k).sum()
+
+    assert_allclose(spread(large), 4 * spread(psf), rtol=0.1)
+
+
+@pytest.mark.parametrize("size", [3, 13, 27, 31])
+def test_level_sizes_rise_from_three(size):
+    sizes = level_sizes(size)
+    assert sizes[0] == 3
+    assert sizes[-1] == size
+    assert sizes == sorted(sizes)
+    assert all(side % 2 for side in sizes)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 200), (100, 79), (2000, 1000)])
+def test_default_size_is_allowed(shape):
+    size = default_size(shape)
+    assert size % 2 == 1
+    assert 3 <= size <= min(shape) // 4
+
+
+def test_ridge_solution_is_the_dense_one(rng):
+    size, ridge = 5, 0.7
+    x = rng.standard_normal((1, 2, 20, 17))
+    y = rng.standard_normal((1, 2, 16, 13))
+    rows = []
+    for pixel in range(size * size):
+        k = np.zeros((size, size))
+        k.flat[pixel] = 1
+        rows.append(np.concatenate([convolve2d(c, k, "valid").ravel() for c in x[0]]))
+    matrix = np.array(rows).T
+    normal = matrix.T @ matrix + ridge * np.eye(size * size)
+    dense = np.linalg.solve(normal, matrix.T @ y.ravel()).reshape(size, size)
+    k = estimate_kernel(torch.from_numpy(x), torch.from_numpy(y), size, ridge)
+    assert_allclose(k.numpy(), dense, atol=1e-4 * np.abs(dense).max())
+
+
+def test_ridge_solution_finds_the_kernel_of_a_known_image(rng):
+    psf = rng.uniform(size=(7, 7))
+    x = rng.standard_normal((50, 60))
+    y = convolve2d(x, psf, "valid")
+    k = estimate_kernel(torch.from_numpy(x)[None, None], torch.from_numpy(y)[None, None], 7, 1e-9)
+    assert_allclose(k.numpy(), psf, atol=1e-3)
+
+
+def test_states_are_counted_and_reproducible(rng):
+    y = torch.from_numpy(gaussian_filter(squares(64), 1.5).astype(np.float32))[None, None]
+
+    def run():
+        return list(iterate_blind(y, 7, smooth, generator=torch.Generator().manual_seed(1)))
+
+    states = run()
+    assert [s.evaluation for s in states] == list(range(1, len(states) + 1))
+    assert {s.total for s in states} == {len(states)}
+    for state in states:
+        assert state.image.shape == y.shape
+        assert state.psf.shape == (7, 7)
+        assert state.psf.min() >= 0
+        assert_allclose(state.psf.sum(), 1, rtol=1e-5)
+    psf = states[-1].psf.numpy()
+    assert np.abs(centre_of_mass(psf) - 3).max() <= 0.5 + 1e-6
+    assert_allclose(run()[-1].psf, psf)
+
+
+@pytest.mark.parametrize("angle", [0, 60])
+def test_finds_a_motion_blur(angle):
+    psf = motion_psf(6, angle).astype(np.float64)
+    noise = np.random.default_rng(1).normal(0, 1 / 255, (100, 100))
+    y = convolve2d(squares(), np.pad(psf, (9 - psf.shape[0]) // 2), "valid") + noise
+    tensor = torch.from_numpy(y.astype(np.float32))[None, None]
+    generator = torch.Generator().manual_seed(0)
+    *_, last = iterate_blind(tensor, 9, load_prior("gray"), generator=generator)
+    found = last.psf.numpy()
+    true = np.pad(psf, (9 - psf.shape[0]) // 2)
+    similarity = (found * true).sum() / np.linalg.norm(found) / np.linalg.norm(true)
+    assert similarity > 0.85
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 3, 100, 100), 9),
+        ((1, 1, 40, 100), 5),
+        ((1, 1, 100, 100), 8),
+        ((1, 1, 100, 100), 1),
+        ((1, 1, 100, 100), 27),
+    ],
+)
+def test_what_does_not_fit_is_refused(shape, size):
+    with pytest.raises(DmspError):
+        next(iterate_blind(torch.rand(shape), size, smooth))
