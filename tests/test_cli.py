@@ -10,6 +10,7 @@ import tifffile
 from typer.testing import CliRunner
 
 from napari_dmsp.cli import app
+from napari_dmsp.core import prepare_deblur
 from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
@@ -76,7 +77,7 @@ def test_version():
     assert run("--version").stdout == f"napari-dmsp {version('napari-dmsp')}\n"
 
 
-@pytest.mark.parametrize("command", ["deblur", "train", "demo"])
+@pytest.mark.parametrize("command", ["deblur", "superres", "demosaic", "train", "demo"])
 def test_help(command):
     assert command in run("--help").stdout
     assert run(command, "--help").exit_code == 0
@@ -204,13 +205,155 @@ def test_bad_images(tmp_path, image, message):
     [
         ("out.bmp", "unknown kind"),
         ("missing/out.tif", "does not exist"),
-        ("in.tif", "input itself"),
+        ("in.tif", "named twice"),
         ("out.png", "cannot hold float32"),
     ],
 )
 def test_bad_outputs(tmp_path, source, target, message):
     arguments = ("--psf", "gaussian:1", "--dtype", "float32", "--overwrite")
     assert message in fails("deblur", source, tmp_path / target, *arguments)
+
+
+def test_unknown_kernel_is_written(tmp_path, source, monkeypatch):
+    found = gaussian_psf(1)
+
+    def search(image, psf=None, *, psf_size=None, **options):
+        assert psf is not None or psf_size == 9
+        return prepare_deblur(image, found if psf is None else psf, **options)
+
+    # A real search takes hundreds of evaluations.
+    monkeypatch.setattr("napari_dmsp.core.prepare_deblur", search)
+    first, second, third = (tmp_path / n for n in ("psf.npy", "again.tif", "drawn.tif"))
+    target = tmp_path / "out.tif"
+    arguments = ("deblur", source, target, "--iterations", 1, "--overwrite")
+    result = run(*arguments, "--psf-size", 9, "--save-psf", first)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(f"{target}\n{first}\n")
+    assert run(*arguments, "--psf", first, "--save-psf", second).exit_code == 0
+    assert run(*arguments, "--psf", "gaussian:1", "--save-psf", third).exit_code == 0
+    np.testing.assert_allclose(np.load(first), found, rtol=1e-6)
+    for path in (second, third):
+        np.testing.assert_allclose(tifffile.imread(path), found, rtol=1e-6)
+    fresh = ("deblur", source, tmp_path / "new.tif", "--psf", first, "--save-psf", second)
+    assert "give --overwrite" in fails(*fresh)
+    assert not (tmp_path / "new.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--psf-size", 4), "psf_size=4"),
+        (("--psf-size", 5, "--psf", "gaussian:1"), "not both"),
+        (("--save-psf", "psf.png"), "unknown kind"),
+        (("--save-psf", "missing/psf.npy"), "does not exist"),
+        (("--save-psf", "out.tif"), "named twice"),
+        (("--save-psf", "in.tif", "--overwrite"), "named twice"),
+    ],
+)
+def test_bad_kernel_options(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in.tif", make_image((64, 72), np.uint8))
+    assert message in fails("deblur", "in.tif", "out.tif", *options)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_unknown_kernel_needs_more_pixels(tmp_path, source):
+    assert "at least 64 x 64" in fails("deblur", source, tmp_path / "out.tif")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "size"),
+    [
+        ((16, 20), "u2", ("--scale", 2), (32, 40)),
+        ((16, 20), "f4", ("--scale", 1.5), (24, 30)),
+        ((16, 20, 4), "u1", ("--scale", 2, "--psf", "gaussian:0.8"), (32, 40)),
+    ],
+)
+def test_superres(tmp_path, shape, dtype, options, size):
+    image, source, target = make_image(shape, dtype), tmp_path / "in.tif", tmp_path / "out.tif"
+    colour = {"photometric": "rgb", "extrasamples": ["unassalpha"]} if len(shape) == 3 else {}
+    tifffile.imwrite(source, image, resolution=(3, 2), **colour)
+    result = run("superres", source, target, *options, "--iterations", 2)
+    assert result.exit_code == 0, result.output
+    assert "2 evaluations" in result.stdout
+    with tifffile.TiffFile(target) as file:
+        assert file.pages.first.resolution == (3 * options[1], 2 * options[1])
+        restored = file.asarray()
+    assert (restored.shape, restored.dtype) == (size + shape[2:], image.dtype)
+    # The same units: what differs is detail.
+    assert restored.mean() == pytest.approx(image.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scale", 1), "scale=1"),
+        (("--scale", "nan"), "scale=nan"),
+        (("--scale", 1.5, "--psf", "gaussian:1"), "whole number"),
+        (("--scale", 2, "--psf", "gaussian:x"), "write it like gaussian:1.5"),
+    ],
+)
+def test_bad_superres_options(tmp_path, source, options, message):
+    assert message in fails("superres", source, tmp_path / "out.tif", *options)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_demosaic(tmp_path, dtype):
+    scene = make_image((24, 28, 3), dtype)
+    mosaic = scene[..., 1].copy()
+    mosaic[::2, 1::2], mosaic[1::2, ::2] = scene[::2, 1::2, 2], scene[1::2, ::2, 0]
+    # That is the second row of RGGB first, here above a black level.
+    mosaic += np.array(20, mosaic.dtype)
+    source, target = write(tmp_path / "in.tif", mosaic), tmp_path / "out.tif"
+    levels = ("--black", 20, "--white", np.iinfo(mosaic.dtype).max)
+    arguments = ("demosaic", source, target, "--pattern", "GBRG", *levels, "--iterations", 2)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 evaluations" in result.stdout
+    restored = tifffile.imread(target)
+    assert (restored.shape, restored.dtype) == (scene.shape, mosaic.dtype)
+    # Each channel has its own mean, and black stays in.
+    expected = scene.mean((0, 1)) + 20
+    np.testing.assert_allclose(restored.mean((0, 1)), expected, rtol=0.1)
+
+
+def test_demosaic_needs_one_channel_and_a_fitting_output(tmp_path):
+    colour = write(tmp_path / "colour.png", make_image((24, 28, 3), np.uint8))
+    assert "one channel" in fails("demosaic", colour, tmp_path / "out.png")
+    deep = write(tmp_path / "deep.png", make_image((24, 28), np.uint16))
+    assert "only be written in grey" in fails("demosaic", deep, tmp_path / "out.png")
+    grey = write(tmp_path / "grey.png", make_image((24, 28), np.uint8))
+    assert "pattern" in fails("demosaic", grey, tmp_path / "out.png", "--pattern", "plaid")
+    levels = ("--black", 200, "--white", 100)
+    fails("demosaic", grey, tmp_path / "out.png", *levels)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("deblur", "--psf", "gaussian:1"), ("superres", "--scale", 2), ("demosaic",)]
+)
+def test_what_the_mask_marks_is_not_looked_at(tmp_path, command):
+    name, *options = command
+    image, marks = make_image((24, 28), np.uint8), np.zeros((24, 28), np.uint8)
+    marks[10:12, 5] = marks[3, 20] = 1
+    mask = write(tmp_path / "mask.png", marks)
+    for index, value in enumerate((0, 255)):
+        image[marks > 0] = value
+        source, target = write(tmp_path / f"{index}.tif", image), tmp_path / f"out{index}.tif"
+        result = run(name, source, target, *options, "--mask", mask, "--iterations", 1)
+        assert result.exit_code == 0, result.output
+    first, second = (tifffile.imread(tmp_path / f"out{i}.tif") for i in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_bad_masks(tmp_path, source):
+    target, psf = tmp_path / "out.png", ("--psf", "gaussian:1", "--mask")
+    small = write(tmp_path / "small.png", np.zeros((5, 5), np.uint8))
+    assert "mask has shape (5, 5)" in fails("deblur", source, target, *psf, small)
+    full = write(tmp_path / "full.png", np.ones((32, 40), np.uint8))
+    assert "leaves no pixel" in fails("deblur", source, target, *psf, full)
+    assert "not a file" in fails("deblur", source, target, *psf, tmp_path / "missing.png")
+    assert "named twice" in fails("deblur", source, full, *psf, full, "--overwrite")
 
 
 def test_other_errors_are_not_hidden(tmp_path, source, monkeypatch):

@@ -5,7 +5,17 @@ import tifffile
 from PIL import Image
 
 from napari_dmsp.core.errors import DmspError
-from napari_dmsp.io import Picture, check_output, fit_dtype, read_image, read_psf, write_image
+from napari_dmsp.io import (
+    Picture,
+    check_output,
+    check_psf_output,
+    fit_dtype,
+    read_image,
+    read_mask,
+    read_psf,
+    write_image,
+    write_psf,
+)
 
 GREY, RGB, RGBA, GREY_ALPHA = (20, 30), (20, 30, 3), (20, 30, 4), (20, 30, 2)
 
@@ -44,7 +54,7 @@ def test_tiff_round_trip(tmp_path, shape, dtype, suffix):
 def test_png_round_trip(tmp_path, shape, dtype):
     path, image = tmp_path / "image.png", random_image(shape, dtype)
     picture = split(image)
-    check_output(path, picture, image.dtype, tmp_path / "other.png")
+    check_output(path, picture, image.dtype, [tmp_path / "other.png"])
     write_image(path, picture)
     np.testing.assert_array_equal(iio.imread(path), image)
     assert read_image(path).channel_axis == picture.channel_axis
@@ -121,6 +131,48 @@ def test_ome_pixel_size_is_kept(tmp_path):
             assert f'{key}="{value}"' in file.ome_metadata
 
 
+@pytest.mark.parametrize("kind", ["plain", "imagej", "ome"])
+def test_pixel_size_follows_the_grid(tmp_path, kind):
+    path, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    image = random_image(GREY, "u2")
+    if kind == "ome":
+        sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.75}
+        tifffile.imwrite(path, image, ome=True, metadata={**sizes, "axes": "YX"})
+    else:
+        metadata = {"unit": "micron", "axes": "YX"} if kind == "imagej" else None
+        tifffile.imwrite(
+            path, image, imagej=kind == "imagej", resolution=(3.5, 2), metadata=metadata
+        )
+    # Three times the rows, twice the columns.
+    picture = read_image(path).with_pixels(random_image((60, 60), "u2"))
+    write_image(out, picture)
+    with tifffile.TiffFile(out) as file:
+        if kind == "ome":
+            assert 'PhysicalSizeX="0.25"' in file.ome_metadata
+            assert 'PhysicalSizeXUnit="µm"' in file.ome_metadata
+            assert 'PhysicalSizeY="0.25"' in file.ome_metadata
+        else:
+            assert file.pages.first.resolution == (7, 6)
+        if kind == "imagej":
+            assert file.imagej_metadata["unit"] == "micron"
+    again = picture.with_pixels(picture.pixels)
+    assert again.tags == picture.tags
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_transparency_follows_the_grid(dtype):
+    # Bilinear interpolation leaves a plane where it is, but for the outermost pixels.
+    rows, columns = np.indices(GREY)
+    alpha = (8 * rows + 2 * columns).astype(dtype)
+    finer = Picture(random_image(GREY, dtype), alpha).with_pixels(np.zeros((40, 45), dtype)).alpha
+    assert finer.shape == (40, 45)
+    assert finer.dtype == alpha.dtype
+    y, x = (np.arange(40) + 0.5) / 2 - 0.5, (np.arange(45) + 0.5) / 1.5 - 0.5
+    plane = 8 * y[:, None] + 2 * x
+    # Integers are rounded.
+    np.testing.assert_allclose(finer[1:-1, 1:-1], plane[1:-1, 1:-1], atol=0.501)
+
+
 def test_stack_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", random_image((5, 20, 30), "u1"))
     with pytest.raises(DmspError, match=r"shape \(5, 20, 30\).*one by one"):
@@ -191,6 +243,44 @@ def test_psf_files(tmp_path):
         np.testing.assert_array_equal(read_psf(tmp_path / name), psf)
 
 
+def test_written_psf_is_read_again(tmp_path):
+    psf = random_image((5, 7), "f4")
+    for name in ("psf.npy", "psf.NPY", "psf.tif"):
+        write_psf(tmp_path / name, psf)
+        np.testing.assert_array_equal(read_psf(tmp_path / name), psf)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("psf.png", "unknown kind"),
+        ("old.npy", "--overwrite"),
+        ("out.npy", "named twice"),
+        ("missing/psf.npy", "does not exist"),
+    ],
+)
+def test_psf_output_is_checked(tmp_path, name, message):
+    (tmp_path / "old.npy").touch()
+    with pytest.raises(DmspError, match=message):
+        check_psf_output(tmp_path / name, [tmp_path / "out.npy"])
+
+
+def test_mask_files(tmp_path):
+    mask = random_image(GREY, "u1") > 200
+    Image.fromarray(mask).save(tmp_path / "bits.png")
+    iio.imwrite(tmp_path / "grey.png", mask.astype(np.uint8))
+    iio.imwrite(tmp_path / "red.png", mask[..., None] * np.uint8([255, 0, 0]))
+    tifffile.imwrite(tmp_path / "labels.tif", mask * np.uint16(700))
+    np.save(tmp_path / "mask.npy", mask)
+    for name in ("bits.png", "grey.png", "red.png", "labels.tif", "mask.npy"):
+        read = read_mask(tmp_path / name)
+        assert read.dtype == bool
+        np.testing.assert_array_equal(read, mask)
+    iio.imwrite(tmp_path / "mask.jpg", mask.astype(np.uint8))
+    with pytest.raises(DmspError, match="unknown kind"):
+        read_mask(tmp_path / "mask.jpg")
+
+
 def test_bad_psf_files(tmp_path):
     iio.imwrite(tmp_path / "colour.png", random_image(RGB, "u1"))
     (tmp_path / "broken.npy").write_bytes(b"no array")
@@ -217,7 +307,7 @@ def test_bad_psf_files(tmp_path):
         ("out.jpg", GREY, "u2", "uint16"),
         ("out.jpg", RGBA, "u1", "transparency"),
         ("missing/out.tif", GREY, "u1", "does not exist"),
-        ("in.tif", GREY, "u1", "input itself"),
+        ("in.tif", GREY, "u1", "named twice"),
         ("old.tif", GREY, "u1", "--overwrite"),
         ("folder.tif", GREY, "u1", "is a folder"),
     ],
@@ -228,7 +318,7 @@ def test_output_is_checked(tmp_path, name, shape, dtype, message):
     (tmp_path / "old.tif").touch()
     (tmp_path / "folder.tif").mkdir()
     with pytest.raises(DmspError, match=message):
-        check_output(tmp_path / name, split(np.ones(shape, dtype)), np.dtype(dtype), source)
+        check_output(tmp_path / name, split(np.ones(shape, dtype)), np.dtype(dtype), [source])
 
 
 def test_unwritable_folder(tmp_path, monkeypatch):
@@ -238,7 +328,7 @@ def test_unwritable_folder(tmp_path, monkeypatch):
     # Permissions do not bind the superuser, who may run the tests.
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(DmspError, match="cannot be written to"):
-        check_output(tmp_path / "out.tif", Picture(np.ones(GREY)), np.dtype("u1"), tmp_path)
+        check_output(tmp_path / "out.tif", Picture(np.ones(GREY)), np.dtype("u1"), [])
 
 
 def test_fit_dtype_rounds_and_clips():

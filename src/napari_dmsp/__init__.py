@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core import DmspError, Restoration, deblur, load_prior, superres
+    from .core import DmspError, Restoration, deblur, demosaic, load_prior, superres
 
-__all__ = ["DmspError", "Restoration", "deblur", "load_prior", "superres"]
+__all__ = ["DmspError", "Restoration", "deblur", "demosaic", "load_prior", "superres"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,11 @@
-"""The command line: ``napari-dmsp deblur``, ``train`` and ``demo``.
+"""The command line: ``napari-dmsp deblur``, ``superres``, ``demosaic``, ``train`` and ``demo``.
 
 What takes long to import is imported in the commands, so that ``--help`` comes at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -65,6 +65,60 @@ class Precision(StrEnum):
     float32 = "float32"
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IN", help="Grey or colour image: .tif, .png, .jpg.", show_default=False
+    ),
+]
+Target = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Where to write the result.", show_default=False)
+]
+Psf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PSF",
+        help="Point spread function in pixels of the result: an image or .npy file; gaussian:S of "
+        "S pixels standard deviation; motion:L,A over L pixels at A degrees, counter-clockwise "
+        "from the x axis.",
+        show_default=False,
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Image whose non-zero pixels are missing in IN: .tif, .png, .npy.",
+        show_default=False,
+    ),
+]
+Noise = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of the noise in the image's units.", show_default="estimated"
+    ),
+]
+Solver = Annotated[Method, typer.Option(help="The fast solver, or the paper's own descent.")]
+Iterations = Annotated[
+    int | None,
+    typer.Option(help="Evaluations of the denoiser.", show_default="24, or 300 for sgd"),
+]
+PriorName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="A bundled prior, or one from `train`.",
+        show_default="rgb or gray, like the result",
+    ),
+]
+Background = Annotated[
+    float | None,
+    typer.Option(help="Intensity of black.", show_default="0 for 8 bits, else the 0.1 percentile"),
+]
+PixelType = Annotated[
+    OutputDtype, typer.Option(help="Pixel type of the output; float32 needs .tif.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
 
@@ -89,93 +143,172 @@ def main(
 
 @app.command()
 def deblur(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN", help="Grey or colour image: .tif, .png, .jpg.", show_default=False
-        ),
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(metavar="OUT", help="Where to write the result.", show_default=False),
-    ],
-    psf: Annotated[
-        str,
-        typer.Option(
-            metavar="PSF",
-            help="Point spread function: an image or .npy file; gaussian:S of S pixels standard "
-            "deviation; motion:L,A over L pixels at A degrees, counter-clockwise from the x axis.",
-            show_default=False,
-        ),
-    ],
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            help="Standard deviation of the noise in the image's units.", show_default="estimated"
-        ),
-    ] = None,
-    method: Annotated[
-        Method, typer.Option(help="The fast solver, or the paper's own descent.")
-    ] = Method.annealed,
-    iterations: Annotated[
+    source: Source,
+    target: Target,
+    psf: Psf = None,
+    psf_size: Annotated[
         int | None,
-        typer.Option(help="Evaluations of the denoiser.", show_default="24, or 300 for sgd"),
-    ] = None,
-    prior: Annotated[
-        str | None,
         typer.Option(
-            metavar="NAME|FILE",
-            help="A bundled prior, or one from `train`.",
-            show_default="rgb or gray, like the image",
+            metavar="N",
+            help="Greatest side of an unknown kernel in pixels, odd.",
+            show_default="31, or a quarter of a smaller image",
         ),
     ] = None,
+    save_psf: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to write the kernel: .tif, .npy.", show_default=False
+        ),
+    ] = None,
+    mask: Mask = None,
+    noise: Noise = None,
+    method: Solver = Method.annealed,
+    iterations: Iterations = None,
+    prior: PriorName = None,
     seed: Seed = 0,
     device: Device = "auto",
-    background: Annotated[
-        float | None,
-        typer.Option(
-            help="Intensity of black.", show_default="0 for 8 bits, else the 0.1 percentile"
-        ),
-    ] = None,
-    dtype: Annotated[
-        OutputDtype, typer.Option(help="Pixel type of the output; float32 needs .tif.")
-    ] = OutputDtype.input,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing OUT.")
-    ] = False,
+    background: Background = None,
+    dtype: PixelType = OutputDtype.input,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Deblur an image with a known point spread function.
+    """Deblur an image; the point spread function and the noise level may be unknown.
 
-    The noise level may be unknown.
+    Without --psf the kernel is found first, in an image of at least 64 x 64 pixels.
     The result has the size and the intensity units of the image, and its pixel type if integer.
     """
     with _one_line_errors():
-        import numpy as np
+        from .core import DmspError, prepare_deblur
 
-        from .core import prepare_deblur
-        from .io import check_output, fit_dtype, read_image, write_image
-
-        picture = read_image(source)
-        integer = picture.pixels.dtype.kind in "ui"
-        keep = integer and dtype is OutputDtype.input
-        output_dtype = picture.pixels.dtype if keep else np.dtype(np.float32)
-        check_output(target, picture, output_dtype, source, overwrite)
-        job = prepare_deblur(
-            picture.pixels,
-            _make_psf(psf),
+        if psf is not None and psf_size is not None:
+            raise DmspError("--psf-size is for an unknown kernel; give it or --psf, not both.")
+        _restore(
+            prepare_deblur,
+            source,
+            target,
+            psf=_make_psf(psf),
+            psf_size=psf_size,
+            save_psf=save_psf,
+            mask=mask,
             noise_sigma=noise,
-            channel_axis=picture.channel_axis,
-            prior=prior,
-            method=method.value,
+            method=method,
             iterations=iterations,
-            background=background,
+            prior=prior,
             seed=seed,
             device=device,
+            background=background,
+            dtype=dtype,
+            overwrite=overwrite,
         )
-        result = _run_with_bar(job)
-        pixels = fit_dtype(result.image, output_dtype)
-        write_image(target, replace(picture, pixels=pixels))
-        _report(result, target)
+
+
+@app.command()
+def superres(
+    source: Source,
+    target: Target,
+    scale: Annotated[
+        float,
+        typer.Option(metavar="S", help="Above 1 and up to 8, like 2 or 1.5.", show_default=False),
+    ],
+    psf: Psf = None,
+    mask: Mask = None,
+    noise: Noise = None,
+    method: Solver = Method.annealed,
+    iterations: Iterations = None,
+    prior: PriorName = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    background: Background = None,
+    dtype: PixelType = OutputDtype.input,
+    overwrite: Overwrite = False,
+) -> None:
+    """Raise the resolution of an image; the noise level may be unknown.
+
+    Without --psf the image is taken for a bicubic reduction of the result.
+    The result has the intensity units of the image, and its pixel type if integer.
+    """
+    with _one_line_errors():
+        from .core import prepare_superres
+
+        _restore(
+            prepare_superres,
+            source,
+            target,
+            scale=scale,
+            psf=_make_psf(psf),
+            mask=mask,
+            noise_sigma=noise,
+            method=method,
+            iterations=iterations,
+            prior=prior,
+            seed=seed,
+            device=device,
+            background=background,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
+
+
+@app.command()
+def demosaic(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="Mosaic of one channel as a sensor records it: .tif, .png.",
+            show_default=False,
+        ),
+    ],
+    target: Target,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            help="Filters from the first pixel on: RGGB, BGGR, GRBG, GBRG; quad-RGGB and so on; "
+            "X-Trans."
+        ),
+    ] = "RGGB",
+    black: Background = None,
+    white: Annotated[
+        float | None,
+        typer.Option(
+            help="Intensity of white.", show_default="255 for 8 bits, else the 99.9 percentile"
+        ),
+    ] = None,
+    mask: Mask = None,
+    noise: Noise = None,
+    method: Solver = Method.annealed,
+    iterations: Iterations = None,
+    prior: PriorName = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: PixelType = OutputDtype.input,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn the mosaic of a colour sensor into a colour image; the noise level may be unknown.
+
+    The result has the size and the intensity units of the mosaic, black included, and its pixel
+    type if integer.
+    """
+    with _one_line_errors():
+        from .core import prepare_demosaic
+
+        _restore(
+            prepare_demosaic,
+            source,
+            target,
+            mosaic=True,
+            pattern=pattern,
+            white=white,
+            mask=mask,
+            noise_sigma=noise,
+            method=method,
+            iterations=iterations,
+            prior=prior,
+            seed=seed,
+            device=device,
+            background=black,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
 
 
 @app.command()
@@ -302,8 +435,64 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _make_psf(text: str) -> NDArray[np.floating[Any]]:
+def _restore(
+    prepare: Callable[..., Job],
+    source: Path,
+    target: Path,
+    *,
+    mask: Path | None,
+    method: Method,
+    dtype: OutputDtype,
+    overwrite: bool,
+    save_psf: Path | None = None,
+    mosaic: bool = False,
+    **options: Any,
+) -> None:
+    """Read, check the outputs, run with a bar, write, and report.
+
+    Parameters
+    ----------
+    prepare : callable
+        Makes the job of the image, ``mask``, ``method``, ``channel_axis`` and ``options``.
+    mosaic : bool
+        Whether the image is a plane that becomes a colour image.
+    """
+    import numpy as np
+
+    from . import io
+    from .core import DmspError
+
+    picture = io.read_image(source)
+    form = picture
+    if mosaic:
+        if picture.channel_axis is not None:
+            raise DmspError(f"{source} is in colour already; a mosaic has one channel.")
+        form = replace(picture, pixels=np.stack([picture.pixels] * 3, axis=-1))
+    keep = picture.pixels.dtype.kind in "ui" and dtype is OutputDtype.input
+    output_dtype = picture.pixels.dtype if keep else np.dtype(np.float32)
+    named = [source] if mask is None else [source, mask]
+    io.check_output(target, form, output_dtype, named, overwrite)
+    if save_psf is not None:
+        io.check_psf_output(save_psf, [*named, target], overwrite)
+    job = prepare(
+        picture.pixels,
+        channel_axis=picture.channel_axis,
+        mask=None if mask is None else io.read_mask(mask),
+        method=method.value,
+        **options,
+    )
+    result = _run_with_bar(job)
+    io.write_image(target, picture.with_pixels(io.fit_dtype(result.image, output_dtype)))
+    _report(result, target)
+    if save_psf is not None and result.psf is not None:
+        io.write_psf(save_psf, result.psf)
+        typer.echo(save_psf)
+
+
+def _make_psf(text: str | None) -> NDArray[np.floating[Any]] | None:
     """Make the PSF that ``--psf`` asks for."""
+    if text is None:
+        return None
     from .core.errors import DmspError
     from .core.kernel import gaussian_psf, motion_psf
     from .io import read_psf

@@ -6,7 +6,9 @@ import html
 import os
 import re
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import imageio.v3 as iio
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from scipy.ndimage import zoom
 
 from .core.errors import DmspError
 
 TIFF, PNG, JPEG = {".tif", ".tiff"}, {".png"}, {".jpg", ".jpeg"}
 SUFFIXES = TIFF | PNG | JPEG
+NUMPY = {".npy"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,27 @@ class Picture:
     def channel_axis(self) -> int | None:
         """Axis of the colour channels; None for a grey image."""
         return -1 if self.pixels.ndim == 3 else None
+
+    def with_pixels(self, pixels: NDArray[Any]) -> Picture:
+        """Put other pixels into the same frame, of any number: a finer image of the same object.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            (H, W) or (H, W, 3). Transparency and pixel size follow the new H and W.
+        """
+        shape, old = pixels.shape[:2], self.pixels.shape[:2]
+        if shape == old:
+            return replace(self, pixels=pixels)
+        down, right = shape[0] / old[0], shape[1] / old[1]
+        alpha = self.alpha
+        if alpha is not None:
+            # Both grids share their outer edges, like those of a restoration.
+            smooth = zoom(
+                alpha.astype(np.float64), (down, right), order=1, mode="nearest", grid_mode=True
+            )
+            alpha = fit_dtype(smooth, alpha.dtype)
+        return Picture(pixels, alpha, _refine(self.tags, down, right))
 
 
 def read_image(path: Path) -> Picture:
@@ -80,14 +105,8 @@ def read_image(path: Path) -> Picture:
 
 def read_psf(path: Path) -> NDArray[Any]:
     """Read a point spread function (kh, kw) from an image or a NumPy file."""
-    if _check_readable(path, SUFFIXES | {".npy"}) == ".npy":
-        try:
-            psf = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DmspError(f"psf {path} cannot be read: {error}") from error
-        if not isinstance(psf, np.ndarray):
-            raise DmspError(f"psf {path} is an archive; save one array with numpy.save.")
-        return psf
+    if _check_readable(path, SUFFIXES | NUMPY) in NUMPY:
+        return _read_numpy(path)
     psf = read_image(path).pixels
     if psf.ndim == 3:
         # Drawing programs save grey as colour.
@@ -97,8 +116,22 @@ def read_psf(path: Path) -> NDArray[Any]:
     return psf
 
 
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a mask (H, W) from an image or a NumPy file: True where a pixel is not zero."""
+    # JPEG does not keep zeros.
+    if _check_readable(path, TIFF | PNG | NUMPY) in NUMPY:
+        mask = _read_numpy(path)
+    else:
+        mask = read_image(path).pixels
+    return np.asarray(mask.any(axis=-1) if mask.ndim == 3 else mask, dtype=bool)
+
+
 def check_output(
-    path: Path, picture: Picture, dtype: np.dtype[Any], source: Path, overwrite: bool = False
+    path: Path,
+    picture: Picture,
+    dtype: np.dtype[Any],
+    named: Collection[Path],
+    overwrite: bool = False,
 ) -> None:
     """Make sure that `write_image` will be able to write ``path``.
 
@@ -107,11 +140,11 @@ def check_output(
     path : Path
         The output.
     picture : Picture
-        The input, whose form the output will have.
+        Of the form that the output will have.
     dtype : dtype
         Of the output's pixels.
-    source : Path
-        The input's file, never overwritten.
+    named : collection of Path
+        The inputs, and other outputs: never overwritten.
     overwrite : bool
         Whether another existing file may be replaced.
 
@@ -121,9 +154,7 @@ def check_output(
         Saying what stands in the way.
     """
     suffix = _check_suffix(path, SUFFIXES)
-    if path.exists() and path.samefile(source):
-        raise DmspError(f"output {path} is the input itself; choose another name.")
-    check_writable(path, overwrite)
+    check_writable(path, overwrite, named)
     if suffix in TIFF:
         return
     if dtype != np.uint8 and not (suffix in PNG and dtype == np.uint16):
@@ -134,8 +165,18 @@ def check_output(
         raise DmspError(f"{suffix} files cannot hold transparency; write a .png or .tif file.")
 
 
-def check_writable(path: Path, overwrite: bool = False) -> None:
-    """Raise a `DmspError` unless a file can be written at ``path``."""
+def check_psf_output(path: Path, named: Collection[Path], overwrite: bool = False) -> None:
+    """Make sure that `write_psf` will be able to write ``path``, as `check_output` does."""
+    _check_suffix(path, TIFF | NUMPY)
+    check_writable(path, overwrite, named)
+
+
+def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] = ()) -> None:
+    """Raise a `DmspError` unless a file can be written at ``path`` that is none of ``named``."""
+    for other in named:
+        both = path.exists() and other.exists()
+        if path.samefile(other) if both else path.resolve() == other.resolve():
+            raise DmspError(f"output {path} is named twice; choose another name.")
     if path.is_dir():
         raise DmspError(f"output {path} is a folder; give a file name.")
     if path.exists() and not overwrite:
@@ -159,9 +200,7 @@ def write_image(path: Path, picture: Picture) -> None:
         alpha = picture.alpha.astype(pixels.dtype)[..., None]
         pixels = np.concatenate([np.atleast_3d(pixels), alpha], axis=-1)
     suffix = _check_suffix(path, SUFFIXES)
-    # Another name first: what is replaced stays whole until the new file is.
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with _written_whole(path) as partial:
         if suffix in TIFF:
             _write_tiff(partial, pixels, picture)
         elif suffix in PNG:
@@ -169,10 +208,15 @@ def write_image(path: Path, picture: Picture) -> None:
         else:
             # Least loss: a restored image should not gain new artefacts here.
             iio.imwrite(partial, pixels, plugin="pillow", quality=95, subsampling=0)
-        os.replace(partial, path)
-    except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        raise DmspError(f"{path} cannot be written: {error}") from error
+
+
+def write_psf(path: Path, psf: NDArray[np.float32]) -> None:
+    """Write a point spread function for `read_psf`; `check_psf_output` says if that will work."""
+    if _check_suffix(path, TIFF | NUMPY) in TIFF:
+        write_image(path, Picture(psf))
+        return
+    with _written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, psf)
 
 
 def fit_dtype(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -196,6 +240,28 @@ def _check_readable(path: Path, suffixes: set[str]) -> str:
     if not path.is_file():
         raise DmspError(f"{path} is not a file; check the name.")
     return _check_suffix(path, suffixes)
+
+
+def _read_numpy(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DmspError(f"{path} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DmspError(f"{path} is an archive; save one array with numpy.save.")
+    return array
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """Give another name to write to: what is replaced stays whole until the new file is."""
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except (OSError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        raise DmspError(f"{path} cannot be written: {error}") from error
 
 
 def _read_photo(path: Path) -> NDArray[Any]:
@@ -235,7 +301,8 @@ def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
     """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``."""
     if file.ome_metadata:
         sizes = re.findall(r'(PhysicalSize[XY](?:Unit)?)="([^"]*)"', file.ome_metadata)
-        return {"ome": True, "metadata": {k: html.unescape(v) for k, v in sizes}} if sizes else {}
+        metadata = {k: html.unescape(v) if k.endswith("Unit") else float(v) for k, v in sizes}
+        return {"ome": True, "metadata": metadata} if sizes else {}
     page = file.pages.first
     tags: dict[str, Any] = {}
     if "XResolution" in page.tags and "YResolution" in page.tags:
@@ -243,6 +310,19 @@ def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
     unit = (file.imagej_metadata or {}).get("unit")
     if unit:
         tags |= {"imagej": True, "metadata": {"unit": unit}}
+    return tags
+
+
+def _refine(tags: dict[str, Any], down: float, right: float) -> dict[str, Any]:
+    """Divide the pixel size of `_pixel_size`'s arguments."""
+    tags = dict(tags)
+    if "resolution" in tags:
+        x, y = tags["resolution"]
+        tags["resolution"] = x * right, y * down
+    if tags.get("ome"):
+        factors = {"PhysicalSizeX": right, "PhysicalSizeY": down}
+        sizes = tags["metadata"]
+        tags["metadata"] = {k: v / factors[k] if k in factors else v for k, v in sizes.items()}
     return tags
 
 

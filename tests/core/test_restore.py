@@ -150,7 +150,7 @@ RAMP = np.arange(256.0).reshape(16, 16)
         (np.zeros((16, 16, 2)), {"channel_axis": -1}, "2 channels"),
         (np.zeros((4, 16, 16)), {"channel_axis": 0}, "4 channels"),
         (np.zeros((16, 16, 3)), {"channel_axis": 5}, "channel_axis=5"),
-        (RAMP, {"psf": None}, "psf=None"),
+        (RAMP, {"psf": None}, "16 x 16 pixels; at least 64 x 64"),
         (RAMP, {"psf": np.ones((17, 3))}, "17 x 3.*larger.*16 x 16"),
         (RAMP, {"psf": -PSF}, "sums to -1"),
         (RAMP, {"psf": 0 * PSF}, "sums to 0"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_dmsp.core.noise import wavelet_sigma
+from napari_dmsp.core.noise import noise_bounds, wavelet_sigma
 from napari_dmsp.core.operators import Blur
 from napari_dmsp.core.solvers import iterate_annealed, iterate_sgd
 
@@ -73,8 +73,9 @@ def test_sgd_reaches_the_posterior_mean():
 @pytest.mark.parametrize("noise", [0.01, 0.03, 0.08])
 def test_annealed_recovers_the_noise_level(noise):
     op, y = observe(noise, shape=(96, 96), dtype=np.float32)
+    generator, bounds = torch.Generator().manual_seed(0), noise_bounds(y, op)
     state = last(
-        iterate_annealed(y, op, gaussian_denoiser, generator=torch.Generator().manual_seed(0))
+        iterate_annealed(y, op, gaussian_denoiser, noise_bounds=bounds, generator=generator)
     )
     assert state.noise_sigma == pytest.approx(noise, rel=0.05)
 

@@ -1,22 +1,36 @@
 """The restoration core: torch, numpy and scikit-image only, no viewer and no Qt."""
 
 from .errors import DmspError
+from .inputs import read_input
+from .job import Job, Problem, Restoration, prepare, run
 from .prior import Prior, available_priors, load_prior, mean_shift
-from .restore import Job, Restoration, deblur, prepare_deblur, prepare_superres, run, superres
+from .restore import (
+    deblur,
+    demosaic,
+    prepare_deblur,
+    prepare_demosaic,
+    prepare_superres,
+    superres,
+)
 from .solvers import State
 
 __all__ = [
     "DmspError",
     "Job",
     "Prior",
+    "Problem",
     "Restoration",
     "State",
     "available_priors",
     "deblur",
+    "demosaic",
     "load_prior",
     "mean_shift",
+    "prepare",
     "prepare_deblur",
+    "prepare_demosaic",
     "prepare_superres",
+    "read_input",
     "run",
     "superres",
 ]

@@ -34,14 +34,13 @@ EVALUATIONS = 4
 # First and last value within one update, on the scale 0..1: smoothing width and assumed noise.
 SIGMAS = (30 / 255, 10 / 255)
 NOISE = (8 / 255, 2 / 255)
-# Injected noise and weight of the prior, as for `iterate_annealed`. A strong prior and the injected
-# noise keep wrong kernels from being self-consistent.
+# Injected noise, as for `iterate_annealed`: it keeps wrong kernels from being self-consistent.
 GAMMA = 0.5
-KAPPA = 1.0
 ACCURACY = 0.01
-# Parts of the gradients that enter the kernel, the strongest ones. Few lead a wrong kernel to the
-# right one, many make a nearly right one exact: the starts take the first, finer levels try both.
-EDGES = (0.1, 0.2)
+# What part of the gradients enters the kernel, the strongest ones, and kappa of
+# `iterate_annealed`. The first lead a wrong kernel to the right one, the second make a nearly right
+# one exact: the starts take the first, finer levels try both.
+WAYS = ((0.1, 0.23), (0.2, 1.0))
 # Weight of |k|^2 against gradients of an image of full size, and kernel values that are kept.
 RIDGE = 5.0
 THRESHOLD = 0.05
@@ -72,7 +71,7 @@ class BlindState(State):
 class _Candidate:
     kernel: NDArray[np.float64]
     begin: int
-    edges: float = EDGES[0]
+    way: tuple[float, float] = WAYS[0]
     energy: float = math.inf
 
 
@@ -224,7 +223,7 @@ def _search(
         # Antialiased reduction averages the noise.
         level = _Level(_reduced(y, scale), scale, side, noise * scale)
         if distance < max(KEEP):
-            candidates = [replace(c, edges=part) for c in candidates for part in EDGES]
+            candidates = [replace(c, way=way) for c in candidates for way in WAYS]
         for candidate in candidates:
             if index >= candidate.begin:
                 factor = FACTOR if index > candidate.begin else 1.0
@@ -246,12 +245,19 @@ def _starts() -> list[_Candidate]:
     return candidates
 
 
+def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
+    """Count the evaluations of `iterate_blind`, or raise as it does."""
+    size = psf_size if psf_size is not None else default_size(shape)
+    _check_size(size, shape)
+    return _count(len(level_sizes(size)))
+
+
 def _count(levels: int) -> int:
     """Count the evaluations of the whole search."""
     total, begins = 0, [c.begin for c in _starts()]
     for index in range(levels):
         distance = levels - 1 - index
-        begins *= len(EDGES) if distance < max(KEEP) else 1
+        begins *= len(WAYS) if distance < max(KEEP) else 1
         total += UPDATES * EVALUATIONS * sum(begin <= index for begin in begins)
         if distance in KEEP:
             total += (EVALUATIONS + 1) * len(begins)
@@ -263,18 +269,19 @@ def _refine(
     candidate: _Candidate, level: _Level, denoiser: Denoiser, generator: torch.Generator | None
 ) -> Iterator[_Step]:
     """Update a candidate's kernel on one level."""
+    edges, kappa = candidate.way
     for _ in range(UPDATES):
-        kernel = candidate.kernel
-        for i, (x, noise) in enumerate(_sharpen(level, kernel, denoiser, GAMMA, generator), 1):
+        steps = _sharpen(level, candidate.kernel, denoiser, kappa, GAMMA, generator)
+        for i, (x, noise) in enumerate(steps, 1):
             if i == EVALUATIONS:
-                candidate.kernel = _update(x, level, candidate.edges)
+                candidate.kernel = _update(x, level, edges)
             yield x, level, noise, candidate.kernel
 
 
 def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator[_Step]:
     """Set a candidate's energy: the objective at a deblurred image."""
     operator = level.blur(candidate.kernel)
-    for x, noise in _sharpen(level, candidate.kernel, denoiser, 0.0, None):
+    for x, noise in _sharpen(level, candidate.kernel, denoiser, WAYS[0][1], 0.0, None):
         yield x, level, noise, candidate.kernel
     data = (operator.forward(x) - level.y).square().sum() / max(JUDGE_NOISE, level.noise) ** 2
     improbable = operator.crop(x) * operator.crop(x - denoiser(x, JUDGE_SIGMA))
@@ -286,6 +293,7 @@ def _sharpen(
     level: _Level,
     kernel: NDArray[np.float64],
     denoiser: Denoiser,
+    kappa: float,
     gamma: float,
     generator: torch.Generator | None,
 ) -> Iterator[tuple[Tensor, float]]:
@@ -301,7 +309,7 @@ def _sharpen(
             normal = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             x = x + gamma * sigma * normal
         prior = denoiser(x, sigma * math.sqrt(1 + gamma**2))
-        weight = KAPPA * noise**2 / sigma**2
+        weight = kappa * noise**2 / sigma**2
         x = operator.solve(backprojected + weight * prior, 1.0, weight, prior, ACCURACY * sigma)
         yield x, noise
 
@@ -344,3 +352,16 @@ def _check_size(size: int, shape: tuple[int, ...]) -> None:
             f"psf_size={size} must be odd, at least 3, and at most a quarter of the image's "
             f"shorter side of {min(shape)} pixels."
         )
+
+
+def iterate_sgd_blind(
+    y: Tensor,
+    psf_size: int | None,
+    denoiser: Denoiser,
+    *,
+    iterations: int = 1000,
+    dae_sigma: float = 11 / 255,
+    generator: torch.Generator | None = None,
+) -> Iterator[BlindState]:
+    """Descend as published."""
+    raise NotImplementedError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -48,3 +50,23 @@ def supports_bf16(device: torch.device) -> bool:
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
+
+
+@contextmanager
+def explain_failures(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
+    """Turn what the machine cannot do into a `DmspError` with a remedy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise DmspError(f"the restoration failed on {device}: {error}") from error
+        raise DmspError(
+            f"out of memory on {device} for an image of {shape[0]} x {shape[1]} pixels; "
+            "restore a smaller region, or choose another device."
+        ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    )

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .device import explain_failures, pick_device
 from .errors import DmspError
+from .operators import fill_gaps
+from .prior import Denoiser, Prior, load_prior
 
-METHODS = {"annealed": 24, "sgd": 300}
+METHODS = ("annealed", "sgd")
 MIN_SIDE = 8
+
+
+class Options(TypedDict, total=False):
+    """What all tasks share; explained in `deblur`."""
+
+    noise_sigma: float | None
+    mask: ArrayLike | None
+    channel_axis: int | None
+    prior: str | Path | Denoiser | Prior | None
+    method: str
+    iterations: int | None
+    background: float | None
+    seed: int
+    device: str
+
+
+DEFAULTS = Options(
+    noise_sigma=None,
+    mask=None,
+    channel_axis=None,
+    prior=None,
+    method="annealed",
+    iterations=None,
+    background=None,
+    seed=0,
+    device="auto",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +65,7 @@ class Units:
         axis: int | None,
         background: float | None,
         planes: bool,
+        white: float | None = None,
     ) -> Units:
         """Take the full range of 8-bit images, and the 0.1 to 99.9 percentiles of others.
 
@@ -41,13 +73,16 @@ class Units:
         """
         eight_bit = dtype == np.uint8 and values.max() > 127
         low, high = (0, 255) if eight_bit else np.percentile(values, [0.1, 99.9])
-        if background is not None:
-            low = background
+        low = low if background is None else background
+        if white is not None:
+            high = white
+            if not low < white < np.inf:
+                raise DmspError(f"white={white} must be above the black level of {low:g}.")
         if not high > low:
             low, high = (values.min() if background is None else low), values.max()
         if not high > low:
             raise DmspError(f"background={background} is above the image, which ends at {high:g}.")
-        bounds = (-low / (high - low), 1.0) if eight_bit else None
+        bounds = (-low / (high - low), (255 - low) / (high - low)) if eight_bit else None
         return cls(float(low), float(high - low), bounds, axis, planes)
 
     def to_tensor(self, values: NDArray[np.float64]) -> Tensor:
@@ -63,8 +98,120 @@ class Units:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def check_image(image: ArrayLike, channel_axis: int | None) -> NDArray[np.float64]:
-    """Return the image as (C, H, W) float64."""
+@dataclass(frozen=True, eq=False)
+class Input:
+    """What the user gave, checked and on the scale of the prior.
+
+    Attributes
+    ----------
+    observed : Tensor
+        (B, C, H, W), gaps filled.
+    kept : Tensor or None
+        1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
+    """
+
+    observed: Tensor
+    kept: Tensor | None
+    units: Units
+    model: Prior
+    options: Options
+
+    @property
+    def samples(self) -> Tensor:
+        """The observation with zeros in its gaps, as operators give it."""
+        return self.observed if self.kept is None else self.kept * self.observed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.observed.shape[-2], self.observed.shape[-1]
+
+    @property
+    def literal(self) -> bool:
+        """Whether the user wants the published descent."""
+        return self.options["method"] == "sgd"
+
+    @property
+    def noise_sigma(self) -> float | None:
+        """The noise level on the scale of the prior, if given."""
+        sigma = self.options["noise_sigma"]
+        return None if sigma is None else sigma / self.units.scale
+
+
+def read_input(
+    image: ArrayLike, options: Options, *, mosaic: bool = False, white: float | None = None
+) -> Input:
+    """Check an image and the shared options; a mosaic is one plane that becomes a colour image."""
+    unknown = set(options) - set(DEFAULTS)
+    if unknown:
+        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
+    options = DEFAULTS | options
+    check_options(options)
+    axis, background = options["channel_axis"], options["background"]
+    mask = check_mask(options["mask"], image, axis)
+    values = check_image(image, axis, mask)
+    target = pick_device(options["device"])
+    model = pick_prior(options["prior"], 3 if mosaic else values.shape[0], options["method"])
+    if mosaic and model.channels == 1:
+        raise DmspError(f"prior={model.name!r} is for grey images; a mosaic needs one for colour.")
+    units = Units.of(
+        np.asarray(image).dtype,
+        values,
+        -1 if mosaic else axis,
+        background,
+        model.channels == 1,
+        white,
+    )
+    with explain_failures(target, values.shape[1:]):
+        observed = units.to_tensor(values).to(target)
+        kept = None
+        if mask is not None:
+            plane = torch.from_numpy(~mask).to(observed)
+            kept = plane[:, None] if units.planes else plane[None]
+        return Input(observed, kept, units, model.to(target), options)
+
+
+def pick_prior(prior: str | Path | Denoiser | Prior | None, channels: int, method: str) -> Prior:
+    """Load the prior for an image of so many channels, or raise a `DmspError`."""
+    model = load_prior(prior if prior is not None else ("rgb" if channels == 3 else "gray"))
+    if model.channels == 3 and channels == 1:
+        raise DmspError(f"prior={model.name!r} is for colour, the image is grey; use prior='gray'.")
+    if model.noise_sigma is not None and method != "sgd":
+        raise DmspError(
+            f"prior={model.name!r} was trained for one noise level, {method!r} needs all; "
+            "use method='sgd' or another prior."
+        )
+    return model
+
+
+def check_mask(
+    mask: ArrayLike | None, image: ArrayLike, channel_axis: int | None
+) -> NDArray[np.bool_] | None:
+    """Return the mask as (C, H, W), True in gaps; None without gaps."""
+    if mask is None:
+        return None
+    gaps, shape = np.asarray(mask), np.shape(image)
+    if gaps.dtype != bool and not np.isin(gaps, (0, 1)).all():
+        raise DmspError("mask must be boolean: True where a pixel is missing or unreliable.")
+    if gaps.shape == shape and channel_axis is not None:
+        gaps = np.moveaxis(gaps, channel_axis, 0)
+    else:
+        plane = list(shape)
+        if channel_axis is not None and -len(plane) <= channel_axis < len(plane):
+            del plane[channel_axis]
+        if gaps.shape != tuple(plane):
+            raise DmspError(f"mask has shape {gaps.shape}; expected {tuple(plane)} or {shape}.")
+        channels = 1 if channel_axis is None else shape[channel_axis]
+        gaps = np.broadcast_to(gaps, (channels, *plane))
+    if gaps.all(axis=(-2, -1)).any():
+        raise DmspError("mask leaves no pixel of the image; True means missing.")
+    return gaps.astype(bool) if gaps.any() else None
+
+
+def check_image(
+    image: ArrayLike, channel_axis: int | None, mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Return the image as (C, H, W) float64, with the gaps that the mask marks filled."""
     array = np.asarray(image)
     if array.size == 0:
         raise DmspError(f"the image is empty, its shape is {array.shape}.")
@@ -93,9 +240,15 @@ def check_image(image: ArrayLike, channel_axis: int | None) -> NDArray[np.float6
             f"{MIN_SIDE} x {MIN_SIDE} are needed."
         )
     values = array.astype(np.float64)
+    if mask is not None:
+        zeroed = torch.from_numpy(np.where(mask, 0, values))[None]
+        values = fill_gaps(zeroed, torch.from_numpy(~mask)[None])[0].numpy()
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
-        raise DmspError(f"the image has {bad} NaN or infinite pixels; replace them first.")
+        raise DmspError(
+            f"the image has {bad} NaN or infinite pixels; restore them too, with "
+            "mask=~np.isfinite(image), or replace them first."
+        )
     if values.min() == values.max():
         raise DmspError(f"the image is constant ({values.min():g}): there is nothing to restore.")
     return values
@@ -121,20 +274,16 @@ def check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def check_options(
-    method: str,
-    iterations: int | None,
-    noise_sigma: float | None,
-    background: float | None,
-    seed: int,
-) -> None:
+def check_options(options: Options) -> None:
     """Check the options that all tasks share."""
+    method, iterations = options["method"], options["iterations"]
+    noise_sigma, background = options["noise_sigma"], options["background"]
     if method not in METHODS:
         raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
     if iterations is not None and (iterations < 1 or int(iterations) != iterations):
         raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
-    if not -(2**63) <= seed < 2**63:
-        raise DmspError(f"seed={seed} must fit into 64 bits.")
+    if not -(2**63) <= options["seed"] < 2**63:
+        raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
     if noise_sigma is not None and not 0 <= noise_sigma < np.inf:
         raise DmspError(f"noise_sigma={noise_sigma} must be zero or positive; None estimates it.")
     if background is not None and not np.isfinite(background):

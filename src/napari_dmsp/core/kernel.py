@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import affine_transform
 
 from .errors import DmspError
@@ -162,3 +162,27 @@ def resize_psf(psf: NDArray[np.floating[Any]], factor: float, size: int) -> NDAr
         psf.astype(np.float64), [1 / factor] * 2, offset, (size, size), order=3, mode="constant"
     )
     return normalise_psf(large)
+
+
+def align_psf(psf: ArrayLike, scale: int) -> NDArray[np.float64]:
+    """Move the centre of a PSF between pixels, or onto one, as blocks of ``scale`` pixels have it.
+
+    Parameters
+    ----------
+    psf : array_like
+        Kernel (kh, kw).
+    scale : int
+        Side of the blocks.
+
+    Returns
+    -------
+    ndarray
+        Sides are even if ``scale`` is even, and odd if it is odd. A shift by half a pixel is a
+        cubic interpolation.
+    """
+    kernel = np.asarray(psf, dtype=np.float64)
+    for axis in range(kernel.ndim):
+        if (kernel.shape[axis] - scale) % 2:
+            taps = np.array([-1, 9, 9, -1]) / 16
+            kernel = np.apply_along_axis(np.convolve, axis, kernel, taps)
+    return kernel

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
+from .operators import Operator
+
 # Noise is never assumed to be less than this part of the range: rounding to 8 bits gives 0.3/255.
 FLOOR = 0.2 / 255
+# Operators that pass more than this power in the finest wavelets leave the observation sharp.
+SHARP_GAIN = 0.05
 
 
 def wavelet_sigma(y: Tensor) -> float:
@@ -28,16 +34,31 @@ def wavelet_sigma(y: Tensor) -> float:
     return float(np.sqrt(np.mean(np.square(np.nan_to_num(sigmas)))))
 
 
-def residual_variance(residual: Tensor, sigma: float, energy: float) -> float:
+def noise_bounds(y: Tensor, operator: Operator) -> tuple[float, float]:
+    """Return the least and the greatest noise level of an observation without gaps.
+
+    Blur leaves only noise in the finest wavelets, which then give the least possible level. In a
+    sharp observation they hold detail too, and give the greatest.
+    """
+    wavelet = wavelet_sigma(y)
+    return (0.0, wavelet) if is_sharp(operator) else (wavelet, math.inf)
+
+
+def is_sharp(operator: Operator) -> bool:
+    """Whether an operator passes detail at the scale of a pixel."""
+    return operator.fine_gain >= SHARP_GAIN
+
+
+def residual_variance(mean_square: float, sigma: float, energy: float) -> float:
     """Noise variance that maximises the objective for the current estimate, eq. 21.
 
     Parameters
     ----------
-    residual : Tensor
-        ``A x - y``.
+    mean_square : float
+        Mean square of the residual ``A x - y``.
     sigma : float
         Width of the smoothing of the prior, in the units of the residual.
     energy : float
         ``|k|^2`` of the operator.
     """
-    return float(residual.square().mean()) + sigma**2 * energy
+    return mean_square + sigma**2 * energy

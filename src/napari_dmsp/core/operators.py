@@ -1,11 +1,12 @@
 """Degradations as linear operators: forward, adjoint and the exact regularised solve.
 
 An operator is built for one image size and knows nothing of priors or solvers. All act on
-tensors (B, C, H, W); every channel is degraded alike.
+tensors (B, C, H, W). Where samples are missing, the operator and the observation are zero.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +30,14 @@ class Operator(Protocol):
     @property
     def fine_gain(self) -> float:
         """Mean power that A passes in the finest diagonal wavelet band, 1 for the identity."""
+
+    @property
+    def norm(self) -> float:
+        """Largest eigenvalue of ``A^T A``, or a bound: what limits the step of a descent."""
+
+    @property
+    def coverage(self) -> float:
+        """Part of the observation that was observed: 1 without missing samples."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply A."""
@@ -64,6 +73,9 @@ class Blur:
         Kernel (kh, kw), any size, odd or even.
     shape : tuple of int
         Height and width of the observation.
+    mask : Tensor, optional
+        1 where the observation has a sample and 0 where it has none, (H, W) or (B, C, H, W), sizes
+        of 1 allowed.
     max_steps : int
         Most conjugate-gradient steps of one `solve`.
 
@@ -82,6 +94,7 @@ class Blur:
 
     psf: Tensor
     shape: tuple[int, int]
+    mask: Tensor | None = None
     max_steps: int = 50
     extended_shape: tuple[int, int] = field(init=False)
     _transfer: Tensor = field(init=False, repr=False)
@@ -115,6 +128,16 @@ class Blur:
         power = self._transfer.abs().square().cpu()
         return float(power[rows][:, columns].mean())
 
+    @property
+    def norm(self) -> float:
+        """Largest squared transfer."""
+        return float(self._transfer.abs().square().max())
+
+    @property
+    def coverage(self) -> float:
+        """Part of the samples that the mask keeps."""
+        return _coverage(self.mask)
+
     def forward(self, x: Tensor) -> Tensor:
         """Blur an extended image to (B, C, H, W)."""
         return self._blur(torch.fft.rfft2(x))
@@ -125,7 +148,7 @@ class Blur:
 
     def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Solve on the extended domain; see the class notes."""
-        inverse = 1 / (lam * self._transfer.abs().square() + c)
+        inverse = 1 / (lam * self.coverage * self._transfer.abs().square() + c)
 
         def dot(u: Tensor, v: Tensor) -> Tensor:
             return (self._weights * (u.real * v.real + u.imag * v.imag)).sum()
@@ -133,27 +156,23 @@ class Blur:
         def normal(v: Tensor) -> Tensor:
             return lam * self._correlate(self._blur(v)) + c * v
 
-        spectrum = torch.fft.rfft2(x0)
-        residual = torch.fft.rfft2(b) - normal(spectrum)
-        preconditioned = inverse * residual
-        direction, product = preconditioned, dot(residual, preconditioned)
         height, width = self.extended_shape
-        # The product estimates error^T (lam A^T A + c I) error, which is at least c |error|^2.
+        # The residual's product is at least c |error|^2, and a spectrum's that of H W images.
         target = tolerance**2 * c * x0.numel() * height * width
-        for _ in range(self.max_steps):
-            if product <= target:
-                break
-            image = normal(direction)
-            length = product / dot(direction, image)
-            spectrum = spectrum + length * direction
-            residual = residual - length * image
-            preconditioned = inverse * residual
-            previous, product = product, dot(residual, preconditioned)
-            direction = preconditioned + (product / previous) * direction
+        spectrum = _conjugate_gradients(
+            normal,
+            lambda r: inverse * r,
+            dot,
+            torch.fft.rfft2(b),
+            torch.fft.rfft2(x0),
+            target,
+            self.max_steps,
+        )
         return torch.fft.irfft2(spectrum, s=self.extended_shape)
 
     def start(self, y: Tensor) -> Tensor:
-        """Continue the observation by its edge."""
+        """Continue the observation by its edge, and fill its gaps."""
+        y = fill_gaps(y, self.mask)
         (top, left), (height, width) = self._corner, self.extended_shape
         bottom, right = height - top - self.shape[0], width - left - self.shape[1]
         return F.pad(y, (left, right, top, bottom), mode="replicate")
@@ -171,13 +190,15 @@ class Blur:
     def _blur(self, spectrum: Tensor) -> Tensor:
         kh, kw = self.psf.shape
         full = torch.fft.irfft2(spectrum * self._transfer, s=self.extended_shape)
-        return full[..., kh - 1 : kh - 1 + self.shape[0], kw - 1 : kw - 1 + self.shape[1]]
+        valid = full[..., kh - 1 : kh - 1 + self.shape[0], kw - 1 : kw - 1 + self.shape[1]]
+        return valid if self.mask is None else self.mask * valid
 
     def _correlate(self, y: Tensor) -> Tensor:
         kh, kw = self.psf.shape
         height, width = self.extended_shape
         bottom, right = height - kh + 1 - self.shape[0], width - kw + 1 - self.shape[1]
-        padded = F.pad(y, (kw - 1, right, kh - 1, bottom))
+        observed = y if self.mask is None else self.mask * y
+        padded = F.pad(observed, (kw - 1, right, kh - 1, bottom))
         return torch.fft.rfft2(padded) * self._transfer.conj()
 
 
@@ -191,14 +212,18 @@ class Resize:
     ----------
     large, small : tuple of int
         Height and width of the unknown image and of the observation.
+    mask : Tensor, optional
+        As for `Blur`.
     device : torch.device
         Where the images are.
+    max_steps : int
+        Most conjugate-gradient steps of one `solve`, which only a mask needs.
 
     Notes
     -----
     Reduction is separable, ``A = R1 (x) R2``, so `solve` is exact: by the Woodbury identity it
     needs the inverse of ``lam A A^T + c I`` only, which is diagonal in the product of the
-    eigenvectors of ``R1 R1^T`` and ``R2 R2^T``.
+    eigenvectors of ``R1 R1^T`` and ``R2 R2^T``. With a mask, it preconditions conjugate gradients.
 
     References
     ----------
@@ -208,8 +233,10 @@ class Resize:
 
     large: tuple[int, int]
     small: tuple[int, int]
+    mask: Tensor | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    max_steps: int = 50
     _rows: Tensor = field(init=False, repr=False)
     _columns: Tensor = field(init=False, repr=False)
     _modes: tuple[Tensor, Tensor] = field(init=False, repr=False)
@@ -239,23 +266,49 @@ class Resize:
         """A reduced image is sharp: its finest wavelets hold signal."""
         return 1.0
 
+    @property
+    def norm(self) -> float:
+        """Largest product of the eigenvalues."""
+        return float(self._power.max())
+
+    @property
+    def coverage(self) -> float:
+        """Part of the samples that the mask keeps."""
+        return _coverage(self.mask)
+
     def forward(self, x: Tensor) -> Tensor:
         """Reduce (B, C, *large) to (B, C, *small)."""
-        return self._rows @ x @ self._columns.mT
+        reduced = self._rows @ x @ self._columns.mT
+        return reduced if self.mask is None else self.mask * reduced
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Spread (B, C, *small) over (B, C, *large)."""
-        return self._rows.mT @ y @ self._columns
+        observed = y if self.mask is None else self.mask * y
+        return self._rows.mT @ observed @ self._columns
 
-    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 0.0) -> Tensor:
-        """Solve exactly; ``x0`` and ``tolerance`` are not needed."""
+    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Solve exactly; without a mask ``x0`` and ``tolerance`` are not needed."""
+        if self.mask is None:
+            return self._solve_complete(b, lam, c)
+        return _conjugate_gradients(
+            lambda v: lam * self.adjoint(self.forward(v)) + c * v,
+            lambda r: self._solve_complete(r, lam * self.coverage, c),
+            lambda u, v: (u * v).sum(),
+            b,
+            x0,
+            tolerance**2 * c * x0.numel(),
+            self.max_steps,
+        )
+
+    def _solve_complete(self, b: Tensor, lam: float, c: float) -> Tensor:
         left, right = self._modes
-        spectrum = left.mT @ self.forward(b) @ right
+        spectrum = left.mT @ (self._rows @ b @ self._columns.mT) @ right
         inner = left @ (spectrum * (lam / (lam * self._power + c))) @ right.mT
-        return (b - self.adjoint(inner)) / c
+        return (b - self._rows.mT @ inner @ self._columns) / c
 
     def start(self, y: Tensor) -> Tensor:
         """Interpolate bicubically."""
+        y = fill_gaps(y, self.mask)
         rows, columns = (
             torch.from_numpy(resize_matrix(a, b)).to(y.device, y.dtype)
             for a, b in zip(self.small, self.large, strict=True)
@@ -265,6 +318,28 @@ class Resize:
     def crop(self, x: Tensor) -> Tensor:
         """Return the whole image: reduction loses no border."""
         return x
+
+
+def fill_gaps(y: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace what the mask leaves out by the mean of what is near, coarse to fine.
+
+    Parameters
+    ----------
+    y : Tensor
+        Images (B, C, H, W).
+    mask : Tensor or None
+        1 to keep and 0 to replace; broadcast to ``y``. None keeps all.
+    """
+    if mask is None or bool(mask.all()):
+        return y
+    kept = mask.to(y).expand_as(y)
+    if min(y.shape[-2:]) < 2:
+        return torch.where(kept > 0, y, (y * kept).sum() / kept.sum().clamp(min=1))
+    share = F.avg_pool2d(kept, 2, ceil_mode=True)
+    means = F.avg_pool2d(y * kept, 2, ceil_mode=True) / share.clamp(min=1e-6)
+    coarse = fill_gaps(means, (share > 0).to(y))
+    near = F.interpolate(coarse, y.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(kept > 0, y, near)
 
 
 def resize_matrix(old: int, new: int) -> NDArray[np.float64]:
@@ -292,3 +367,33 @@ def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _fast_size(size: int) -> int:
     return int(next_fast_len(size, real=True))
+
+
+def _coverage(mask: Tensor | None) -> float:
+    return 1.0 if mask is None else float(mask.mean())
+
+
+def _conjugate_gradients(
+    normal: Callable[[Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor],
+    dot: Callable[[Tensor, Tensor], Tensor],
+    b: Tensor,
+    x: Tensor,
+    target: float,
+    max_steps: int,
+) -> Tensor:
+    """Solve ``normal(x) = b`` from ``x`` until the residual's preconditioned square is small."""
+    residual = b - normal(x)
+    preconditioned = precondition(residual)
+    direction, product = preconditioned, dot(residual, preconditioned)
+    for _ in range(max_steps):
+        if product <= target:
+            break
+        image = normal(direction)
+        length = product / dot(direction, image)
+        x = x + length * direction
+        residual = residual - length * image
+        preconditioned = precondition(residual)
+        previous, product = product, dot(residual, preconditioned)
+        direction = preconditioned + (product / previous) * direction
+    return x

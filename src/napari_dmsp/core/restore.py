@@ -1,140 +1,58 @@
 """The public functions: arrays in, a `Restoration` out.
 
-`prepare_deblur` checks everything and returns a `Job`, whose `states` is the iterator that
-scripts, the command line and the viewer share. `deblur` drains it.
+`prepare_deblur` and its like check everything and return a `Job`, whose `states` is the iterator
+that scripts, the command line and the viewer share. `deblur` and its like drain it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .device import pick_device
+from .blind import count_evaluations, iterate_blind, iterate_sgd_blind
+from .device import explain_failures
 from .errors import DmspError
-from .inputs import METHODS, Units, check_image, check_options, check_psf
-from .operators import Blur, Operator, Resize
+from .inputs import Input, Options, check_psf, read_input
+from .job import (
+    BLURRED,
+    MOSAIC,
+    SHARP,
+    Job,
+    Problem,
+    Restoration,
+    Schedule,
+    describe,
+    evaluations,
+    prepare,
+    run,
+)
+from .kernel import align_psf, crop_psf
+from .mosaic import Mosaic, cfa_tile, cfa_weights, mosaic_sigma
+from .noise import wavelet_sigma
+from .operators import Blur, Resize
 from .prior import Denoiser, Prior, load_prior
-from .solvers import DAE_SIGMA, State, iterate_annealed, iterate_sgd
+from .solvers import DAE_SIGMA, State
 
 MAX_SCALE = 8
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """A restored image and how it came about.
-
-    Attributes
-    ----------
-    image : ndarray
-        In the intensity units of the input, float32.
-    psf : ndarray or None
-        The point spread function used, normalised to sum 1; None where there is none.
-    noise_sigma : float
-        Noise level in the image's units, given or estimated.
-    evaluations : int
-        Evaluations of the denoiser.
-    seconds : float
-        Wall-clock time.
-    settings : dict
-        Everything needed to repeat the run.
-    """
-
-    image: NDArray[np.float32]
-    psf: NDArray[np.float32] | None
-    noise_sigma: float
-    evaluations: int
-    seconds: float
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, ready for JSON."""
-        values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
-        return {k: v for k, v in values.items() if k not in ("image", "psf")}
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A checked restoration, ready to run; made by `prepare_deblur`.
-
-    Attributes
-    ----------
-    total : int
-        Evaluations of the denoiser that a full run takes.
-    settings : dict
-        Everything needed to repeat the run.
-    """
-
-    total: int
-    settings: dict[str, Any]
-    _observed: Tensor = field(repr=False)
-    _operator: Operator = field(repr=False)
-    _prior: Prior = field(repr=False)
-    _units: Units = field(repr=False)
-    _psf: NDArray[np.float32] | None = field(repr=False)
-
-    def states(self) -> Iterator[State]:
-        """Run, one state per evaluation; close the iterator at any time to stop.
-
-        Raises
-        ------
-        DmspError
-            When memory runs out.
-        """
-        settings, units = self.settings, self._units
-        sigma = settings["noise_sigma"]
-        common: dict[str, Any] = {
-            "noise_sigma": None if sigma is None else sigma / units.scale,
-            "iterations": self.total,
-            "generator": torch.Generator().manual_seed(settings["seed"]),
-        }
-        with _explain_failures(settings["device"], self._observed.shape[-2:]):
-            if settings["method"] == "sgd":
-                level = self._prior.noise_sigma or DAE_SIGMA
-                steps = iterate_sgd(
-                    self._observed,
-                    self._operator,
-                    self._prior,
-                    dae_sigma=level,
-                    bounds=units.bounds,
-                    **common,
-                )
-            else:
-                steps = iterate_annealed(self._observed, self._operator, self._prior, **common)
-            for state in steps:
-                yield replace(
-                    state,
-                    noise_sigma=state.noise_sigma * units.scale,
-                    residual=state.residual * units.scale,
-                    to_array=units.to_array,
-                )
-
-    def result(self, state: State, seconds: float) -> Restoration:
-        """Make the result of the run's last, or latest, state."""
-        return Restoration(
-            image=state.array(),
-            psf=self._psf,
-            noise_sigma=state.noise_sigma,
-            evaluations=state.evaluation,
-            seconds=seconds,
-            settings=self.settings,
-        )
+# Steps of the published descent where the PSF is unknown.
+SGD_BLIND = 1000
+LUMA = (0.299, 0.587, 0.114)
 
 
 def deblur(
     image: ArrayLike,
     psf: ArrayLike | None = None,
     *,
+    psf_size: int | None = None,
     noise_sigma: float | None = None,
+    mask: ArrayLike | None = None,
     channel_axis: int | None = None,
     prior: str | Path | Denoiser | Prior | None = None,
     method: str = "annealed",
@@ -144,17 +62,24 @@ def deblur(
     device: str = "auto",
     callback: Callable[[State], bool | None] | None = None,
 ) -> Restoration:
-    """Deblur an image with a known point spread function; the noise level may be unknown.
+    """Deblur an image; the point spread function and the noise level may be unknown.
 
     Parameters
     ----------
     image : array_like
         (H, W), or colour with three channels along ``channel_axis``; any real dtype.
-    psf : array_like
+    psf : array_like, optional
         Point spread function (kh, kw) of any size up to the image's, in the orientation of
-        ``scipy.signal.convolve2d``; normalised to sum 1.
+        ``scipy.signal.convolve2d``; normalised to sum 1. None estimates it from the image, which
+        must be at least 64 x 64 pixels.
+    psf_size : int, optional
+        Where the PSF is unknown, an upper bound of its side in pixels, odd; by default 31, or a
+        quarter of a smaller image.
     noise_sigma : float, optional
         Standard deviation of the noise in the image's units. None estimates it.
+    mask : array_like of bool, optional
+        True where a pixel is missing or unreliable, such as a dead one: it is not looked at, and
+        restored from what surrounds it. Shape of the image, or (H, W).
     channel_axis : int, optional
         Axis of the colour channels; None for a grey image.
     prior : str, path or callable, optional
@@ -162,7 +87,8 @@ def deblur(
     method : {"annealed", "sgd"}
         The fast solver, or the paper's own descent.
     iterations : int, optional
-        Evaluations of the denoiser; by default 24, or 300 for "sgd".
+        Evaluations of the denoiser once the PSF is known; by default 24, or 300 for "sgd", and
+        1000 for "sgd" with an unknown PSF.
     background : float, optional
         Intensity of black: subtracted first, added at the end. By default 0 for 8-bit images and
         the 0.1 percentile for others, dim 8-bit images among them.
@@ -176,7 +102,8 @@ def deblur(
     Returns
     -------
     Restoration
-        ``image`` has the shape and the units of the input, float32.
+        ``image`` has the shape and the units of the input, float32; ``psf`` is the one given or
+        found.
 
     Raises
     ------
@@ -198,7 +125,9 @@ def deblur(
     job = prepare_deblur(
         image,
         psf,
+        psf_size=psf_size,
         noise_sigma=noise_sigma,
+        mask=mask,
         channel_axis=channel_axis,
         prior=prior,
         method=method,
@@ -214,7 +143,9 @@ def superres(
     image: ArrayLike,
     scale: float,
     *,
+    psf: ArrayLike | None = None,
     noise_sigma: float | None = None,
+    mask: ArrayLike | None = None,
     channel_axis: int | None = None,
     prior: str | Path | Denoiser | Prior | None = None,
     method: str = "annealed",
@@ -232,7 +163,11 @@ def superres(
         (H, W), or colour with three channels along ``channel_axis``; any real dtype.
     scale : float
         Factor above 1 and up to 8, not necessarily an integer.
-    noise_sigma, channel_axis, prior, method, iterations, background, seed, device, callback
+    psf : array_like, optional
+        Point spread function (kh, kw) in pixels of the result. Where it is given, the image is
+        taken for the samples of the blurred result at the centres of blocks of ``scale`` pixels,
+        a whole number. By default, see the notes.
+    noise_sigma, mask, channel_axis, prior, method, iterations, background, seed, device, callback
         As for `deblur`.
 
     Returns
@@ -249,7 +184,7 @@ def superres(
 
     Notes
     -----
-    The image is taken for an antialiased bicubic reduction of the result, see
+    Without a PSF, the image is taken for an antialiased bicubic reduction of the result, see
     `napari_dmsp.core.operators.Resize`.
 
     References
@@ -260,7 +195,9 @@ def superres(
     job = prepare_superres(
         image,
         scale,
+        psf=psf,
         noise_sigma=noise_sigma,
+        mask=mask,
         channel_axis=channel_axis,
         prior=prior,
         method=method,
@@ -272,137 +209,183 @@ def superres(
     return run(job, callback)
 
 
-def run(job: Job, callback: Callable[[State], bool | None] | None = None) -> Restoration:
-    """Run a job to its end, or until ``callback`` returns True."""
-    begin = time.perf_counter()
-    for state in job.states():
-        if callback is not None and callback(state):
-            break
-    return job.result(state, time.perf_counter() - begin)
+def demosaic(
+    mosaic: ArrayLike,
+    pattern: str | ArrayLike = "RGGB",
+    *,
+    white: float | None = None,
+    noise_sigma: float | None = None,
+    mask: ArrayLike | None = None,
+    prior: str | Path | Denoiser | Prior | None = None,
+    method: str = "annealed",
+    iterations: int | None = None,
+    background: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    callback: Callable[[State], bool | None] | None = None,
+) -> Restoration:
+    """Turn a raw mosaic into a colour image; the noise level may be unknown.
+
+    Parameters
+    ----------
+    mosaic : array_like
+        (H, W), one colour per pixel; any real dtype.
+    pattern : str or array_like
+        The colour filter array: "RGGB", "BGGR", "GRBG", "GBRG", "quad-RGGB" and so on (every filter
+        over 2 x 2 pixels), "X-Trans"; or one period of it, as channel numbers (h, w) with -1 where
+        there is no filter, or as weights (h, w, 3). It begins at the first pixel.
+    white : float, optional
+        Intensity of white. By default 255 for 8-bit images and the 99.9 percentile for others.
+    noise_sigma, mask, prior, method, iterations, seed, device, callback
+        As for `deblur`.
+    background : float, optional
+        Intensity of black. By default 0 for 8-bit images and the 0.1 percentile for others.
+
+    Returns
+    -------
+    Restoration
+        ``image`` is (H, W, 3) in the units of the mosaic, float32, black included. Colours are
+        those of the sensor: no white balance and no gamma are applied.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+
+    References
+    ----------
+    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+       NIPS 2017, arXiv:1709.03749.
+    """
+    job = prepare_demosaic(
+        mosaic,
+        pattern,
+        white=white,
+        noise_sigma=noise_sigma,
+        mask=mask,
+        prior=prior,
+        method=method,
+        iterations=iterations,
+        background=background,
+        seed=seed,
+        device=device,
+    )
+    return run(job, callback)
 
 
 def prepare_deblur(
     image: ArrayLike,
     psf: ArrayLike | None = None,
     *,
-    noise_sigma: float | None = None,
-    channel_axis: int | None = None,
-    prior: str | Path | Denoiser | Prior | None = None,
-    method: str = "annealed",
-    iterations: int | None = None,
-    background: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    psf_size: int | None = None,
+    **options: Unpack[Options],
 ) -> Job:
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
+    given = read_input(image, options)
     if psf is None:
-        raise DmspError("psf=None: give the point spread function as a 2-D array.")
-    values = check_image(image, channel_axis)
-    shape = values.shape[1], values.shape[2]
-    kernel = check_psf(psf, shape)
-    check_options(method, iterations, noise_sigma, background, seed)
-    target = pick_device(device)
-    model = _pick_prior(prior, values.shape[0], method)
-    units = Units.of(np.asarray(image).dtype, values, channel_axis, background, model.channels == 1)
-    settings = {
-        "task": "deblur",
-        "psf_shape": kernel.shape,
-        "channel_axis": channel_axis,
-        "noise_sigma": noise_sigma,
-        "method": method,
-        "iterations": iterations or METHODS[method],
-        "background": units.low,
-        "seed": seed,
-    }
-    with _explain_failures(str(target), shape):
-        operator = Blur(torch.from_numpy(kernel).to(target), shape)
-        observed = units.to_tensor(values).to(target)
-        return _make_job(settings, observed, operator, model.to(target), units, kernel)
+        return _prepare_blind(given, psf_size)
+    kernel = check_psf(psf, given.shape)
+    with explain_failures(given.observed.device, given.shape):
+        problem = _blur_problem(given, kernel)
+        return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
 def prepare_superres(
     image: ArrayLike,
     scale: float,
     *,
-    noise_sigma: float | None = None,
-    channel_axis: int | None = None,
-    prior: str | Path | Denoiser | Prior | None = None,
-    method: str = "annealed",
-    iterations: int | None = None,
-    background: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    psf: ArrayLike | None = None,
+    **options: Unpack[Options],
 ) -> Job:
     """Check the input of `superres`, with the same parameters, and return the job to run."""
     if not 1 < scale <= MAX_SCALE:
         raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
-    values = check_image(image, channel_axis)
-    check_options(method, iterations, noise_sigma, background, seed)
-    target = pick_device(device)
-    model = _pick_prior(prior, values.shape[0], method)
-    units = Units.of(np.asarray(image).dtype, values, channel_axis, background, model.channels == 1)
-    small = values.shape[1], values.shape[2]
-    large = round(small[0] * scale), round(small[1] * scale)
-    settings = {
-        "task": "superres",
-        "scale": scale,
-        "channel_axis": channel_axis,
-        "noise_sigma": noise_sigma,
-        "method": method,
-        "iterations": iterations or METHODS[method],
-        "background": units.low,
-        "seed": seed,
-    }
-    with _explain_failures(str(target), large):
-        operator = Resize(large, small, target)
-        observed = units.to_tensor(values).to(target)
-        return _make_job(settings, observed, operator, model.to(target), units, None)
+    given = read_input(image, options)
+    large = round(given.shape[0] * scale), round(given.shape[1] * scale)
+    settings = {"task": "superres", "scale": scale}
+    if psf is None:
+        with explain_failures(given.observed.device, large):
+            operator = Resize(large, given.shape, given.kept, given.observed.device)
+            return prepare(settings, given, Problem.of(given, operator))
+    if scale != int(scale):
+        raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
+    kernel = check_psf(align_psf(psf, int(scale)), large)
+    with explain_failures(given.observed.device, large):
+        problem = _sampled_problem(given, kernel, int(scale))
+        return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
 
 
-def _make_job(
-    settings: dict[str, Any],
-    observed: Tensor,
-    operator: Operator,
-    model: Prior,
-    units: Units,
-    psf: NDArray[np.float32] | None,
+def prepare_demosaic(
+    mosaic: ArrayLike,
+    pattern: str | ArrayLike = "RGGB",
+    *,
+    white: float | None = None,
+    **options: Unpack[Options],
 ) -> Job:
-    origin = {
-        "prior": model.name,
-        "prior_sha256": model.sha256,
-        "device": str(observed.device),
-        "version": version("napari-dmsp"),
-    }
-    return Job(settings["iterations"], settings | origin, observed, operator, model, units, psf)
+    """Check the input of `demosaic`, with the same parameters, and return the job to run."""
+    if options.get("channel_axis") is not None:
+        raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
+    given = read_input(mosaic, options, mosaic=True, white=white)
+    weights = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
+    if given.kept is not None:
+        weights = weights * given.kept[0]
+    with explain_failures(given.observed.device, given.shape):
+        sigma = mosaic_sigma(given.observed[0, 0].cpu().numpy(), cfa_tile(pattern))
+        problem = Problem(Mosaic(weights), given.samples, (sigma, sigma), MOSAIC)
+        name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
+        return prepare({"task": "demosaic", "pattern": name}, given, problem)
 
 
-def _pick_prior(prior: str | Path | Denoiser | Prior | None, channels: int, method: str) -> Prior:
-    model = load_prior(prior if prior is not None else ("rgb" if channels == 3 else "gray"))
-    if model.channels == 3 and channels == 1:
-        raise DmspError(f"prior={model.name!r} is for colour, the image is grey; use prior='gray'.")
-    if model.noise_sigma is not None and method != "sgd":
-        raise DmspError(
-            f"prior={model.name!r} was trained for one noise level, {method!r} needs all; "
-            "use method='sgd' or another prior."
-        )
-    return model
+def _blur_problem(
+    given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
+) -> Problem:
+    psf = torch.from_numpy(kernel).to(given.observed)
+    return Problem.of(given, Blur(psf, given.shape, given.kept), psf, schedule)
 
 
-@contextmanager
-def _explain_failures(device: str, shape: Sequence[int]) -> Iterator[None]:
-    """Turn what the machine cannot do into a `DmspError` with a remedy."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise DmspError(f"the restoration failed on {device}: {error}") from error
-        raise DmspError(
-            f"out of memory on {device} for an image of {shape[0]} x {shape[1]} pixels; "
-            "restore a smaller region, or choose another device."
-        ) from error
+def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
+    """State the problem of a blurred image sampled at the centres of blocks."""
+    psf = torch.from_numpy(kernel).to(given.observed)
+    each = (..., slice(scale // 2, None, scale), slice(scale // 2, None, scale))
+    large = given.shape[0] * scale, given.shape[1] * scale
+    mask, samples = given.observed.new_zeros(2, *given.observed.shape[:2], *large)
+    mask[each] = 1 if given.kept is None else given.kept
+    samples[each] = given.samples
+    bounds = 0.0, wavelet_sigma(given.observed)
+    return Problem(Blur(psf, large, mask), samples, bounds, SHARP, psf)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "not enough memory" in str(error) or "can't allocate memory" in str(error)
-    )
+def _prepare_blind(given: Input, psf_size: int | None) -> Job:
+    """Prepare a search for the PSF in the luminance, and the restoration with what it finds."""
+    search = count_evaluations(given.shape, psf_size)
+    finish = evaluations(given, BLURRED)
+    if given.literal:
+        # The published descent ends with both; only colours need a second one.
+        search = given.options["iterations"] or SGD_BLIND
+        finish = finish if given.observed.shape[1] == 3 else 0
+    grey = _luminance(given.observed)
+    model = load_prior("gray").to(grey.device) if given.model.channels == 3 else given.model
+
+    def steps(generator: torch.Generator) -> Iterator[State]:
+        if given.literal:
+            level = model.noise_sigma or DAE_SIGMA
+            found = iterate_sgd_blind(
+                grey, psf_size, model, iterations=search, dae_sigma=level, generator=generator
+            )
+        else:
+            found = iterate_blind(grey, psf_size, model, generator=generator)
+        for state in found:
+            yield replace(state, image=state.image.expand_as(given.observed), total=search + finish)
+        if finish:
+            kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
+            for step in _blur_problem(given, kernel, BLURRED).states(given, generator):
+                yield replace(step, evaluation=search + step.evaluation, total=search + finish)
+
+    settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
+    return Job(search + finish, settings, given, steps)
+
+
+def _luminance(observed: Tensor) -> Tensor:
+    """(B, C, H, W) to (1, 1, H, W): one point spread function is looked for."""
+    weights = observed.new_tensor(LUMA if observed.shape[1] == 3 else [1.0])
+    return (observed * weights[:, None, None]).sum(1, keepdim=True).mean(0, keepdim=True)

@@ -14,18 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .noise import FLOOR, residual_variance, wavelet_sigma
+from .noise import FLOOR, residual_variance
 from .operators import Operator
 from .prior import Denoiser
 
 DAE_SIGMA = 11 / 255
 # Error of the data step relative to the width of the smoothing; 0.01 costs 0.1 dB.
 ACCURACY = 0.003
-# Where the smoothing stops shrinking without noise. Sharp observations gain 0.1 dB by a wider one.
-LEAST_SIGMA = 1 / 255
-LEAST_SIGMA_SHARP = 3 / 255
-# Operators that pass more than this power in the finest wavelets leave the observation sharp.
-SHARP_GAIN = 0.05
 
 
 def _plain(x: Tensor) -> NDArray[np.float32]:
@@ -46,6 +41,8 @@ class State:
         Noise level assumed in this step, given or estimated.
     residual : float
         Root mean square of ``A x - y``.
+    psf : Tensor, optional
+        The point spread function, given or estimated so far, (kh, kw); None where there is none.
     """
 
     image: Tensor
@@ -53,6 +50,7 @@ class State:
     total: int
     noise_sigma: float
     residual: float
+    psf: Tensor | None = None
     to_array: Callable[[Tensor], NDArray[np.float32]] = field(default=_plain, repr=False)
 
     def array(self) -> NDArray[np.float32]:
@@ -66,6 +64,7 @@ def iterate_sgd(
     denoiser: Denoiser,
     *,
     noise_sigma: float | None = None,
+    noise_start: float | None = None,
     iterations: int = 300,
     dae_sigma: float = DAE_SIGMA,
     step: float = 0.1,
@@ -85,6 +84,9 @@ def iterate_sgd(
         ``denoiser(x, sigma)``, trained for ``dae_sigma``.
     noise_sigma : float, optional
         Known noise level (row NB); None estimates it with eq. 21 in every step (row NA).
+    noise_start : float, optional
+        Noise level assumed first, where it is known: it falls geometrically, and with it the weight
+        of the prior, as the paper does it without noise.
     iterations : int
         Steps; each evaluates the denoiser once.
     dae_sigma : float
@@ -98,26 +100,30 @@ def iterate_sgd(
 
     Notes
     -----
-    The weights of data and prior are normalised to sum 1; with the raw weights of Table 1 the
-    published step length diverges.
+    The weights of data and prior are normalised to sum 1, and the gradient of the data by the norm
+    of the operator; with the raw weights of Table 1 the published step length diverges.
     """
     x = operator.start(y)
     velocity = torch.zeros_like(x)
-    prior_weight = 1 / dae_sigma**2
+    prior_weight, norm = 1 / dae_sigma**2, operator.norm
     for evaluation in range(1, iterations + 1):
         prior = x - denoiser(x + dae_sigma * _normal(x, generator), dae_sigma)
         error = operator.forward(x) - y
         if noise_sigma is None:
-            variance = residual_variance(error, math.sqrt(2) * dae_sigma, operator.energy)
+            mean = _mean_square(error, operator)
+            variance = residual_variance(mean, math.sqrt(2) * dae_sigma, operator.energy)
         else:
-            variance = max(noise_sigma, FLOOR) ** 2
+            end = max(noise_sigma, FLOOR)
+            fraction = (evaluation - 1) / max(iterations - 1, 1)
+            variance = (max(noise_start or 0, end) ** (1 - fraction) * end**fraction) ** 2
         weight = 1 / (1 + prior_weight * variance)
-        update = weight * operator.adjoint(error) + (1 - weight) * prior
+        update = weight / norm * operator.adjoint(error) + (1 - weight) * prior
         velocity = momentum * velocity - step * update
         x = x + velocity
         if bounds is not None:
             x = x.clamp(*bounds)
-        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), _rms(error))
+        residual = math.sqrt(_mean_square(error, operator))
+        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), residual)
 
 
 def iterate_annealed(
@@ -126,8 +132,10 @@ def iterate_annealed(
     denoiser: Denoiser,
     *,
     noise_sigma: float | None = None,
+    noise_bounds: tuple[float, float] = (0.0, math.inf),
     iterations: int = 24,
     sigma_start: float = 49 / 255,
+    sigma_end: float = 1 / 255,
     kappa: float = 0.4,
     gamma: float = 0.0,
     symmetries: bool = True,
@@ -143,14 +151,17 @@ def iterate_annealed(
     Parameters
     ----------
     y, operator, noise_sigma, generator
-        As for `iterate_sgd`. A noise level of None starts from a wavelet estimate and follows
-        eq. 21 with the current smoothing.
+        As for `iterate_sgd`. A noise level of None follows eq. 21 with the current smoothing.
+    noise_bounds : tuple of float
+        Least and greatest noise level of that estimate, see `noise_bounds`.
     denoiser : callable
         ``denoiser(x, sigma)`` for any sigma up to about 60/255.
     iterations : int
         Evaluations of the denoiser.
     sigma_start : float
         First smoothing width.
+    sigma_end : float
+        Least smoothing width.
     kappa : float
         Weight of the prior: ``c = kappa / sigma^2``. Less than 1 makes up for a smoothing that is
         wider than the error of the estimate.
@@ -159,18 +170,13 @@ def iterate_annealed(
     symmetries : bool
         Evaluate the denoiser under a random flip or rotation in every step.
     """
-    wavelet = wavelet_sigma(y) if noise_sigma is None else noise_sigma
-    # Blur leaves only noise in the finest wavelets, which then give its least possible level. In a
-    # sharp observation they hold detail too, and give the greatest.
-    sharp = operator.fine_gain >= SHARP_GAIN
-    least, most = (0.0, wavelet) if sharp else (wavelet, math.inf)
-    least_sigma = LEAST_SIGMA_SHARP if sharp else LEAST_SIGMA
-    variance = max(wavelet, FLOOR) ** 2
+    least, most = noise_bounds if noise_sigma is None else (noise_sigma, noise_sigma)
+    variance = max(most if math.isfinite(most) else least, FLOOR) ** 2
     x = operator.start(y)
     backprojected = operator.adjoint(y)
     correction = torch.zeros_like(x)
     for evaluation in range(1, iterations + 1):
-        end = max(math.sqrt(variance), least_sigma)
+        end = max(math.sqrt(variance), sigma_end)
         fraction = (evaluation - 1) / max(iterations - 1, 1)
         sigma = max(sigma_start, end) ** (1 - fraction) * end**fraction
         turn = int(torch.randint(8, (1,), generator=generator)) if symmetries else 0
@@ -183,9 +189,10 @@ def iterate_annealed(
         )
         correction = x - prior
         error = operator.forward(x) - y
-        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), _rms(error))
-        if noise_sigma is None:
-            variance = residual_variance(error, sigma, operator.energy)
+        residual = math.sqrt(_mean_square(error, operator))
+        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), residual)
+        if least < most:
+            variance = residual_variance(residual**2, sigma, operator.energy)
             variance = max(min(variance, most**2), least**2, FLOOR**2)
 
 
@@ -203,5 +210,6 @@ def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
 
-def _rms(error: Tensor) -> float:
-    return math.sqrt(float(error.square().mean()))
+def _mean_square(error: Tensor, operator: Operator) -> float:
+    """Mean over the samples that were observed."""
+    return float(error.square().mean()) / operator.coverage

@@ -36,7 +36,12 @@ PRECISIONS = ("auto", "bf16", "float32")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, and how. Noise levels are on the 0..1 scale of the images."""
+    """What is trained, and how. Noise levels are on the 0..1 scale of the images.
+
+    The posterior mean minimises the squared error, but a few hard patches dominate it. The absolute
+    error comes close in fewer steps; the squared one ends the training, from the part
+    ``squared_from`` of its time.
+    """
 
     channels: int = 3
     architecture: str = "unet"
@@ -50,6 +55,7 @@ class Recipe:
     warmup_steps: int = 500
     ema: float = 0.999
     clip: float = 1.0
+    squared_from: float = 0.8
     seed: int = 0
 
     def build(self) -> nn.Module:
@@ -216,13 +222,15 @@ def train(
     tick = time.perf_counter()
     with tqdm(total=minutes, initial=elapsed / 60, mininterval=2, bar_format=BAR) as bar:
         while elapsed < minutes * 60:
-            rate = _rate(recipe, step, elapsed / (minutes * 60))
+            fraction = elapsed / (minutes * 60)
+            rate = _rate(recipe, step, fraction)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             clean = sampler.draw(recipe.batch, generator)
             clean = clean.contiguous(memory_format=torch.channels_last)
             sigma = draw_sigmas(recipe, recipe.batch, generator).to(target)
-            loss = _descend(net, optimizer, clean, sigma, noise_generator, recipe.clip, bf16)
+            power = 2 if fraction >= recipe.squared_from else 1
+            loss = _descend(net, optimizer, clean, sigma, noise_generator, power, recipe.clip, bf16)
             decay = min(recipe.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
@@ -253,6 +261,7 @@ def _descend(
     clean: Tensor,
     sigma: Tensor,
     generator: torch.Generator,
+    power: int,
     clip: float,
     bf16: bool,
 ) -> Tensor:
@@ -262,8 +271,8 @@ def _descend(
         noise *= sigma[:, None, None, None]
         with torch.autocast(clean.device.type, torch.bfloat16) if bf16 else nullcontext():
             restored = net(clean + noise, sigma)
-        error = (restored.float() - clean).square().mean((1, 2, 3))
-        loss = (loss_weights(sigma) * error).mean()
+        error = (restored.float() - clean).abs().pow(power).mean((1, 2, 3))
+        loss = (loss_weights(sigma).pow(power / 2) * error).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
     except torch.OutOfMemoryError as error:

@@ -1,0 +1,258 @@
+"""A restoration that is ready to run, and its result: what all tasks share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .device import explain_failures
+from .inputs import Input
+from .noise import is_sharp, noise_bounds
+from .operators import Operator
+from .solvers import DAE_SIGMA, State, iterate_annealed, iterate_sgd
+
+SGD_ITERATIONS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Parameters of the solvers.
+
+    Attributes
+    ----------
+    iterations : int
+        Evaluations of the denoiser by `iterate_annealed`.
+    sigma_start, sigma_end, kappa : float
+        As for `iterate_annealed`.
+    sgd_noise : tuple of float, optional
+        First and last noise level that `iterate_sgd` assumes where none is given; by default it
+        follows eq. 21, which says nothing about operators that pass all detail.
+    """
+
+    iterations: int = 24
+    sigma_start: float = 49 / 255
+    sigma_end: float = 1 / 255
+    kappa: float = 0.4
+    sgd_noise: tuple[float, float] | None = None
+
+
+BLURRED = Schedule()
+# Where detail was left, little smoothing finds the rest, and a wide one would blur it.
+SHARP = Schedule(sigma_start=30 / 255, sigma_end=3 / 255, sgd_noise=(DAE_SIGMA, 0.0))
+
+
+MOSAIC = Schedule(sigma_start=12 / 255, sgd_noise=(2.5 / 255, 1 / 255))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A degradation and what it has left: all in which the tasks differ.
+
+    Attributes
+    ----------
+    operator : Operator
+        The degradation.
+    samples : Tensor
+        The observation in the frame of the operator, zero where there is none.
+    noise_bounds : tuple of float
+        Least and greatest noise level on the scale of the prior, where it is not given.
+    schedule : Schedule
+        Parameters of the solvers.
+    psf : Tensor, optional
+        The point spread function, if there is one.
+    """
+
+    operator: Operator
+    samples: Tensor
+    noise_bounds: tuple[float, float]
+    schedule: Schedule
+    psf: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        given: Input,
+        operator: Operator,
+        psf: Tensor | None = None,
+        schedule: Schedule | None = None,
+    ) -> Problem:
+        """State the problem of an operator that gives an image like the user's."""
+        schedule = schedule or (SHARP if is_sharp(operator) else BLURRED)
+        bounds = noise_bounds(given.observed, operator)
+        return cls(operator, given.samples, bounds, schedule, psf)
+
+    def states(self, given: Input, generator: torch.Generator) -> Iterator[State]:
+        """Run the solver that the user chose."""
+        schedule, known = self.schedule, given.noise_sigma
+        common: dict[str, Any] = {
+            "iterations": evaluations(given, schedule),
+            "generator": generator,
+        }
+        if given.literal:
+            start, end = schedule.sgd_noise or (0.0, None)
+            found = iterate_sgd(
+                self.samples,
+                self.operator,
+                given.model,
+                noise_sigma=end if known is None else known,
+                noise_start=start,
+                dae_sigma=given.model.noise_sigma or DAE_SIGMA,
+                bounds=given.units.bounds,
+                **common,
+            )
+        else:
+            found = iterate_annealed(
+                self.samples,
+                self.operator,
+                given.model,
+                noise_sigma=known,
+                noise_bounds=self.noise_bounds,
+                sigma_start=schedule.sigma_start,
+                sigma_end=schedule.sigma_end,
+                kappa=schedule.kappa,
+                **common,
+            )
+        for state in found:
+            yield replace(state, psf=self.psf)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A restored image and how it came about.
+
+    Attributes
+    ----------
+    image : ndarray
+        In the intensity units of the input, float32.
+    psf : ndarray or None
+        The point spread function used, normalised to sum 1; None where there is none.
+    noise_sigma : float
+        Noise level in the image's units, given or estimated.
+    evaluations : int
+        Evaluations of the denoiser.
+    seconds : float
+        Wall-clock time.
+    settings : dict
+        Everything needed to repeat the run.
+    """
+
+    image: NDArray[np.float32]
+    psf: NDArray[np.float32] | None
+    noise_sigma: float
+    evaluations: int
+    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the arrays, ready for JSON."""
+        values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
+        return {k: v for k, v in values.items() if k not in ("image", "psf")}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A checked restoration, ready to run; made by `prepare`.
+
+    Attributes
+    ----------
+    total : int
+        Evaluations of the denoiser that a full run takes.
+    settings : dict
+        Everything needed to repeat the run.
+    """
+
+    total: int
+    settings: dict[str, Any]
+    _input: Input = field(repr=False)
+    _steps: Callable[[torch.Generator], Iterator[State]] = field(repr=False)
+
+    def states(self) -> Iterator[State]:
+        """Run, one state per evaluation; close the iterator at any time to stop.
+
+        Raises
+        ------
+        DmspError
+            When memory runs out.
+        """
+        units = self._input.units
+        generator = torch.Generator().manual_seed(self.settings["seed"])
+        with explain_failures(self._input.observed.device, self._input.shape):
+            for state in self._steps(generator):
+                yield replace(
+                    state,
+                    noise_sigma=state.noise_sigma * units.scale,
+                    residual=state.residual * units.scale,
+                    to_array=units.to_array,
+                )
+
+    def result(self, state: State, seconds: float) -> Restoration:
+        """Make the result of the run's last, or latest, state."""
+        return Restoration(
+            image=state.array(),
+            psf=None if state.psf is None else state.psf.cpu().float().numpy(),
+            noise_sigma=state.noise_sigma,
+            evaluations=state.evaluation,
+            seconds=seconds,
+            settings=self.settings,
+        )
+
+
+def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
+    """Make the job that solves a problem.
+
+    Parameters
+    ----------
+    settings : dict
+        The task's name and its own settings.
+    given : Input
+        What `read_input` made of the image and the options.
+    problem : Problem
+        The degradation.
+    """
+    total = evaluations(given, problem.schedule)
+
+    def steps(generator: torch.Generator) -> Iterator[State]:
+        return problem.states(given, generator)
+
+    return Job(total, settings | describe(given, total), given, steps)
+
+
+def evaluations(given: Input, schedule: Schedule) -> int:
+    """Return how often the chosen solver evaluates the denoiser."""
+    default = SGD_ITERATIONS if given.literal else schedule.iterations
+    return given.options["iterations"] or default
+
+
+def describe(given: Input, iterations: int) -> dict[str, Any]:
+    """Return the settings that all tasks share, as numbers and words."""
+    options, model = given.options, given.model
+    return {
+        "channel_axis": options["channel_axis"],
+        "noise_sigma": options["noise_sigma"],
+        "masked": 0 if given.kept is None else int((given.kept == 0).sum()),
+        "method": options["method"],
+        "iterations": iterations,
+        "background": given.units.low,
+        "seed": options["seed"],
+        "prior": model.name,
+        "prior_sha256": model.sha256,
+        "device": str(given.observed.device),
+        "version": version("napari-dmsp"),
+    }
+
+
+def run(job: Job, callback: Callable[[State], bool | None] | None = None) -> Restoration:
+    """Run a job to its end, or until ``callback`` returns True."""
+    begin = time.perf_counter()
+    for state in job.states():
+        if callback is not None and callback(state):
+            break
+    return job.result(state, time.perf_counter() - begin)

@@ -1,0 +1,227 @@
+"""Colour filter arrays: the mosaic as a linear operator, its patterns and its noise level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import DmspError
+from .noise import FLOOR
+
+_COLOURS = "RGB"
+_BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
+_XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
+PATTERNS = (*_BAYER, *(f"quad-{name}" for name in _BAYER), "X-Trans")
+
+# The noise estimate: side of the patches, part of their principal components that holds noise
+# rather than image, rank of the patch that stands for one without texture, and most patches used.
+_PATCH = 8
+_WEAKEST = 0.25
+_QUIETEST = 0.02
+_MOST_PATCHES = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic:
+    """A colour filter array: every pixel sees one mixture of the channels.
+
+    Parameters
+    ----------
+    weights : Tensor
+        Share (C, H, W) of every channel in every pixel: one 1 and zeros for a plain colour filter,
+        several positive values for a panchromatic pixel, zeros only for a pixel that is not
+        observed. Observations are (B, 1, H, W).
+    """
+
+    weights: Tensor
+    _power: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 3 or not bool((self.weights >= 0).all()):
+            raise DmspError("the weights of a mosaic are (channels, height, width), none negative.")
+        object.__setattr__(self, "_power", self.weights.square().sum(0, keepdim=True))
+
+    @property
+    def energy(self) -> float:
+        """Mean squared norm of the weights of an observed pixel."""
+        return float(self._power[self._power > 0].mean())
+
+    @property
+    def norm(self) -> float:
+        """Largest squared norm of the weights of a pixel."""
+        return float(self._power.max())
+
+    @property
+    def coverage(self) -> float:
+        """Part of the pixels that are observed."""
+        return float((self._power > 0).float().mean())
+
+    @property
+    def fine_gain(self) -> float:
+        """A mosaic is sharp: its finest details hold signal."""
+        return 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of (B, C, H, W) to (B, 1, H, W)."""
+        return (self.weights * x).sum(1, keepdim=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Spread (B, 1, H, W) over the channels."""
+        return self.weights * y
+
+    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 0.0) -> Tensor:
+        """Solve exactly, pixel by pixel; ``x0`` and ``tolerance`` are not needed.
+
+        The matrix of one pixel is the identity and a matrix of rank one (Sherman, Morrison).
+        """
+        return (b - self.adjoint(self.forward(b) * (lam / (lam * self._power + c)))) / c
+
+    def start(self, y: Tensor) -> Tensor:
+        """Interpolate the most frequent channel, then the differences of the others from it."""
+        share = self.weights / self.weights.sum(0).clamp_min(torch.finfo(y.dtype).tiny)
+        level = y / self.weights.sum(0).clamp_min(torch.finfo(y.dtype).tiny)
+        main = int(share.sum((1, 2)).argmax())
+        base = _interpolate(level, share[main])
+        x = torch.cat([base + _interpolate(level - base, s) for s in share], dim=1)
+        # Keep what was observed.
+        error = (y - self.forward(x)) * (self._power > 0)
+        return x + self.adjoint(error / self._power.clamp_min(torch.finfo(y.dtype).tiny))
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Return the whole image: a mosaic has its size."""
+        return x
+
+
+def cfa_weights(pattern: str | ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the weights (C, H, W) of a colour filter array, see `Mosaic`.
+
+    Parameters
+    ----------
+    pattern : str or array_like
+        One of `PATTERNS`, where "quad" doubles every pixel of a Bayer pattern on both axes; or
+        one period of another one: channel numbers (h, w), -1 for a pixel without data, or weights
+        (h, w, 3). It begins at the first pixel of the image.
+    shape : tuple of int
+        Height and width of the image.
+    """
+    tile = cfa_tile(pattern)
+    height, width = tile.shape[1:]
+    repeats = 1, -(-shape[0] // height), -(-shape[1] // width)
+    return np.ascontiguousarray(np.tile(tile, repeats)[:, : shape[0], : shape[1]])
+
+
+def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
+    """Return one period (C, h, w) of a colour filter array, as for `cfa_weights`."""
+    tile = _named_tile(pattern) if isinstance(pattern, str) else np.asarray(pattern)
+    if tile.ndim == 2 and tile.size and tile.dtype.kind in "iu":
+        if tile.min() < -1 or tile.max() > 2:
+            raise DmspError("a colour filter array of channel numbers holds 0, 1, 2, or -1.")
+        weights = tile == np.arange(3)[:, None, None]
+    else:
+        weights = np.moveaxis(tile, -1, 0) if tile.ndim == 3 else tile
+    if weights.ndim != 3 or weights.shape[0] != 3 or weights.dtype.kind not in "biuf":
+        raise DmspError(
+            f"a colour filter array has shape {tile.shape}; expected channel numbers (h, w) or "
+            "weights (h, w, 3)."
+        )
+    if not np.isfinite(weights).all() or weights.min() < 0:
+        raise DmspError("the weights of a colour filter array must be finite and not negative.")
+    for colour, share in zip(("red", "green", "blue"), weights, strict=True):
+        if not share.any():
+            raise DmspError(f"the colour filter array has no pixel of {colour}.")
+    return weights.astype(np.float32)
+
+
+def mosaic_sigma(y: ArrayLike, tile: NDArray[np.float32]) -> float:
+    """Estimate the noise level of a mosaic from the mosaic alone.
+
+    Patches that begin at the same place of the period are like those of a photograph: few
+    principal components hold most of the image. Where there is little texture, the others hold
+    noise only.
+
+    Parameters
+    ----------
+    y : array_like
+        Mosaic (H, W), of the same noise level everywhere.
+    tile : ndarray
+        One period (C, h, w) of the weights, see `cfa_tile`.
+
+    Returns
+    -------
+    float
+        Standard deviation in the units of ``y``: 0.3 to 0.8 of 255 too much for photographs with
+        noise, about 1.3 of 255 for photographs without, and never less than `FLOOR`.
+
+    References
+    ----------
+    .. [1] Pyatykh, Hesser, Zheng, "Image noise level estimation by principal component analysis",
+       TIP 2013, DOI 10.1109/TIP.2012.2221728.
+    """
+    patches = _aligned_patches(np.asarray(y, np.float64), tile)
+    if len(patches) < 4 * patches.shape[1]:
+        return float(FLOOR)
+    energy, _ = _weak_energy(patches)
+    energy, freedom = _weak_energy(patches[energy <= np.median(energy)])
+    rank = 2 * _QUIETEST
+    return float(max(np.sqrt(np.quantile(energy, rank) / chi2.ppf(rank, freedom)), FLOOR))
+
+
+def _weak_energy(patches: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return every patch's energy in the weakest principal components, and how many they are."""
+    centred = patches - patches.mean(0)
+    _, components = np.linalg.eigh(centred.T @ centred)
+    weakest = max(int(patches.shape[1] * _WEAKEST), 1)
+    return np.square(centred @ components[:, :weakest]).sum(1), weakest
+
+
+def _aligned_patches(y: NDArray[np.float64], tile: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return patches (n, pixels) at one phase of the period, observed and not clipped."""
+    height, width = tile.shape[1:]
+    if min(y.shape) < _PATCH:
+        return np.empty((0, 1))
+    observed = cfa_weights(np.moveaxis(tile, 0, -1), (_PATCH, _PATCH)).sum(0).ravel() > 0
+    windows = sliding_window_view(y, (_PATCH, _PATCH))[::height, ::width]
+    step = int(np.ceil(np.sqrt(windows.shape[0] * windows.shape[1] / _MOST_PATCHES)))
+    patches = windows[::step, ::step].reshape(-1, _PATCH**2)[:, observed]
+    if not patches.size:
+        return np.empty((0, 1))
+    inside = (patches.min(1) > y.min()) & (patches.max(1) < y.max())
+    return patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches
+
+
+def _named_tile(name: str) -> NDArray[np.int_]:
+    known = {p.lower(): p for p in PATTERNS}
+    if name.lower() not in known:
+        raise DmspError(f"pattern={name!r} is unknown; use one of {', '.join(PATTERNS)}.")
+    name = known[name.lower()]
+    letters = _XTRANS if name == "X-Trans" else _BAYER[name.removeprefix("quad-")]
+    tile = np.array([[_COLOURS.index(c) for c in row] for row in letters.split("/")])
+    return np.kron(tile, np.ones((2, 2), int)) if name.startswith("quad-") else tile
+
+
+def _interpolate(values: Tensor, share: Tensor) -> Tensor:
+    """Average (B, 1, H, W) over the nearest pixels with a share, by a tent that grows until any."""
+    known = share.expand_as(values)
+    result, missing = torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool)
+    for reach in range(2, max(values.shape[-2:]) + 2):
+        total = _tent(known, reach)
+        found = missing & (total > 0.1)
+        mean = _tent(known * values, reach) / total.clamp_min(1e-6)
+        result = torch.where(found, mean, result)
+        missing &= ~found
+        if not bool(missing.any()):
+            break
+    return result
+
+
+def _tent(x: Tensor, reach: int) -> Tensor:
+    ramp = 1 - torch.arange(1 - reach, reach, dtype=x.dtype, device=x.device).abs() / reach
+    rows = F.conv2d(x, ramp[None, None, :, None], padding=(reach - 1, 0))
+    return F.conv2d(rows, ramp[None, None, None, :], padding=(0, reach - 1))
