@@ -1,38 +1,77 @@
-"""The paper's evaluation, ours measured beside its published rows.
+"""The paper's evaluation: what is measured here beside what is published.
 
-python benchmarks/paper.py deblur --data DIR [--subset N]
-python benchmarks/paper.py superres --data DIR [--subset N]
+python benchmarks/paper.py deblur --data DIR [--subset N] [--peers DIR] [--csv FILE]
+python benchmarks/paper.py superres --data DIR ...
+python benchmarks/paper.py demosaic --data DIR ...  (needs colour-demosaicing)
+python benchmarks/paper.py blind --data DIR ...
+python benchmarks/paper.py picture --data DIR --picture FILE.png ...  (needs matplotlib)
+
+Quoted figures say so. A folder given by --peers holds peers.py with published networks, which are
+no part of this project (they need h5py and scipy); they are measured in the same run.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
+import published
 import typer
-from protocol import bicubic, blur_cases, print_table, psnr, spread, superres_cases
-from tqdm import tqdm
-
-from napari_dmsp import deblur as restore
-from napari_dmsp import superres as enlarge
+from methods import Setup, load_peers
+from protocol import PATTERNS, blur_cases
+from report import FIGURE_3, read_cases, report
+from tables import curves, error_ratios, figure3, table2, table3, table4
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
-# Table 2 of the paper (arXiv:1709.03749), PSNR in dB by data set and noise level.
-PAPER = {
-    ("levin", "NB"): {2.55: 29.68, 5.1: 29.45, 7.65: 28.95, 10.2: 28.29},
-    ("levin", "NA"): {2.55: 32.57, 5.1: 30.21, 7.65: 29.00, 10.2: 28.23},
-    ("berkeley", "NB"): {2.55: 25.69, 5.1: 24.45, 7.65: 23.60, 10.2: 22.99},
-    ("berkeley", "NA"): {2.55: 26.00, 5.1: 24.47, 7.65: 23.61, 10.2: 22.97},
-}
-# Table 3 of the paper, RGB PSNR in dB by data set and scale.
-PAPER_SUPERRES = {
-    "set5": {2: 35.16, 3: 31.38, 4: 29.16, 5: 27.38},
-    "set14": {2: 30.99, 3: 27.90, 4: 26.22, 5: 25.01},
-}
-SUPERRES_BORDER = 12
+
+def one_of(*names: str) -> Callable[[list[str] | None], list[str] | None]:
+    """Check the values of an option that may be given several times."""
+
+    def check(values: list[str] | None) -> list[str] | None:
+        for value in values or []:
+            if value not in names:
+                raise typer.BadParameter(f"{value} is not one of {', '.join(names)}")
+        return values
+
+    return check
+
+
+Data = Annotated[
+    Path, typer.Option(exists=True, file_okay=False, help="Folder with the benchmark images.")
+]
+Subset = Annotated[int | None, typer.Option(min=1, help="Cases a set, spread evenly.")]
+BlurSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", callback=one_of(*published.DEBLUR), help="levin, berkeley."),
+]
+SuperresSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", callback=one_of(*published.SUPERRES), help="set5, set14."),
+]
+Sigmas = Annotated[list[float] | None, typer.Option("--sigma", help="Noise, 0..255 scale.")]
+Patterns = Annotated[
+    list[str] | None,
+    typer.Option("--pattern", callback=one_of(*PATTERNS), help=f"{', '.join(PATTERNS)}."),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", callback=one_of("annealed", "sgd"), help="annealed, sgd."),
+]
+NoiseRows = Annotated[
+    list[str] | None,
+    typer.Option("--row", callback=one_of("NB", "NA"), help="NB: noise level told. NA: not."),
+]
+Iterations = Annotated[int | None, typer.Option(min=1, help="Evaluations, all solvers.")]
+PriorName = Annotated[str | None, typer.Option(help="Name or file of a prior.")]
+Peers = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder with peers.py: measured as well."),
+]
+Csv = Annotated[Path | None, typer.Option(help="File for all rows.")]
+PsfSize = Annotated[int | None, typer.Option(help="Bound of the kernel's side.")]
 
 
 @app.callback()
@@ -42,95 +81,122 @@ def main() -> None:
 
 @app.command()
 def deblur(
-    data: Annotated[Path, typer.Option(help="Folder with the benchmark images.")],
-    subset: Annotated[int | None, typer.Option(help="Cases a set, spread evenly.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set")] = None,
-    sigmas: Annotated[list[float] | None, typer.Option("--sigma")] = None,
-    methods: Annotated[list[str] | None, typer.Option("--method")] = None,
-    rows_wanted: Annotated[list[str] | None, typer.Option("--row", help="NB, NA or both.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Evaluations, both solvers.")] = None,
-    prior: Annotated[str | None, typer.Option(help="Name or file of a prior.")] = None,
+    data: Data,
+    subset: Subset = None,
+    sets: BlurSets = None,
+    sigmas: Sigmas = None,
+    methods: Methods = None,
+    rows: NoiseRows = None,
+    iterations: Iterations = None,
+    prior: PriorName = None,
+    peers: Peers = None,
+    peer_cases: Annotated[
+        int, typer.Option(min=1, help="Cases a set for the peers that take minutes each.")
+    ] = 1,
+    csv: Csv = None,
 ) -> None:
     """Table 2: known kernel, noise level known (NB) and unknown (NA)."""
-    for name in sets or ["levin", "berkeley"]:
-        rows = []
-        for sigma in sigmas or [2.55, 5.1, 7.65, 10.2]:
-            cases = spread(list(blur_cases(data, name, sigma)), subset)
-            axis = -1 if cases[0].truth.ndim == 3 else None
-            for method in methods or ["annealed", "sgd"]:
-                for row in rows_wanted or ["NB", "NA"]:
-                    scores, levels = [], []
-                    begin = time.perf_counter()
-                    for case in tqdm(cases, desc=f"{name} {sigma} {method} {row}", leave=False):
-                        result = restore(
-                            case.observed,
-                            case.psf,
-                            noise_sigma=sigma if row == "NB" else None,
-                            channel_axis=axis,
-                            method=method,
-                            iterations=iterations,
-                            prior=prior,
-                        )
-                        scores.append(psnr(result.image, case.truth))
-                        levels.append(result.noise_sigma)
-                    seconds = (time.perf_counter() - begin) / len(cases)
-                    blurred = np.mean([psnr(c.observed, c.truth) for c in cases])
-                    rows.append(
-                        [
-                            f"{sigma:g} {row} {method}",
-                            f"{blurred:.2f}",
-                            f"{np.mean(scores):.2f}",
-                            f"{PAPER[name, row][sigma]:.2f}",
-                            f"{np.mean(levels):.2f}",
-                            str(result.evaluations),
-                            f"{seconds:.1f}",
-                        ]
-                    )
-        header = ["sigma", "blurred", "ours", "paper", "est. sigma", "evals", "s/image"]
-        print_table(f"Table 2, {name}, {len(cases)} cases, PSNR in dB", header, rows)
+    setup = Setup(
+        rows=tuple(rows or ["NB", "NA"]),
+        methods=tuple(methods or ["annealed", "sgd"]),
+        iterations=iterations,
+        prior=prior,
+        peers=load_peers(peers),
+        peer_cases=peer_cases,
+        subset=subset,
+    )
+    report(table2(data, sets or ["levin", "berkeley"], sigmas or published.SIGMAS, setup), csv)
 
 
 @app.command()
 def superres(
-    data: Annotated[Path, typer.Option(help="Folder with the benchmark images.")],
-    subset: Annotated[int | None, typer.Option(help="Images a set, spread evenly.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set")] = None,
+    data: Data,
+    subset: Subset = None,
+    sets: SuperresSets = None,
     scales: Annotated[list[int] | None, typer.Option("--scale")] = None,
     noise: Annotated[float | None, typer.Option(help="Noise level told to the solver.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Evaluations.")] = None,
-    prior: Annotated[str | None, typer.Option(help="Name or file of a prior.")] = None,
+    methods: Methods = None,
+    iterations: Iterations = None,
+    prior: PriorName = None,
+    peers: Peers = None,
+    csv: Csv = None,
 ) -> None:
     """Table 3: bicubic reduction without noise; the noise level is unknown by default."""
-    for name in sets or ["set5", "set14"]:
-        rows = []
-        for scale in scales or [2, 3, 4, 5]:
-            cases = spread(list(superres_cases(data, name, scale)), subset)
-            scores, baseline = [], []
-            begin = time.perf_counter()
-            for case in tqdm(cases, desc=f"{name} x{scale}", leave=False):
-                result = enlarge(
-                    case.small,
-                    scale,
-                    noise_sigma=noise,
-                    channel_axis=-1,
-                    iterations=iterations,
-                    prior=prior,
-                )
-                scores.append(psnr(result.image, case.truth, SUPERRES_BORDER))
-                enlarged = bicubic(case.small, case.truth.shape)
-                baseline.append(psnr(enlarged, case.truth, SUPERRES_BORDER))
-            rows.append(
-                [
-                    f"x{scale}",
-                    f"{np.mean(baseline):.2f}",
-                    f"{np.mean(scores):.2f}",
-                    f"{PAPER_SUPERRES[name][scale]:.2f}",
-                    str(result.evaluations),
-                    f"{(time.perf_counter() - begin) / len(cases):.1f}",
-                ]
-            )
-        header = ["scale", "bicubic", "ours", "paper", "evals", "s/image"]
-        print_table(f"Table 3, {name}, {len(cases)} images, RGB PSNR in dB", header, rows)
+    setup = Setup(
+        methods=tuple(methods or ["annealed"]),
+        iterations=iterations,
+        prior=prior,
+        peers=load_peers(peers),
+        subset=subset,
+    )
+    report(table3(data, sets or ["set5", "set14"], scales or published.SCALES, noise, setup), csv)
+
+
+@app.command()
+def demosaic(
+    data: Data,
+    subset: Subset = None,
+    patterns: Patterns = None,
+    sigmas: Sigmas = None,
+    methods: Methods = None,
+    rows: NoiseRows = None,
+    iterations: Iterations = None,
+    prior: PriorName = None,
+    peers: Peers = None,
+    csv: Csv = None,
+) -> None:
+    """Table 4 on McM: without noise (--sigma 0, the default) or with; level unknown (NA)."""
+    setup = Setup(
+        rows=tuple(rows or ["NA"]),
+        methods=tuple(methods or ["annealed"]),
+        iterations=iterations,
+        prior=prior,
+        peers=load_peers(peers),
+        subset=subset,
+    )
+    report(table4(data, patterns or list(PATTERNS), sigmas or [0.0], setup), csv)
+
+
+@app.command()
+def blind(
+    data: Data,
+    subset: Subset = None,
+    psf_size: PsfSize = None,
+    prior: PriorName = "gray",
+    csv: Csv = None,
+) -> None:
+    """Figure 3: kernel and noise level unknown, on the 32 observations of Levin et al."""
+    report(figure3(error_ratios(data, subset, psf_size, prior)), csv)
+
+
+@app.command()
+def picture(
+    data: Data,
+    file: Annotated[Path, typer.Option("--picture", help="PNG file to write.")],
+    subset: Subset = None,
+    psf_size: PsfSize = None,
+    blind_csv: Annotated[
+        Path | None, typer.Option(help="What `blind --csv` measured, instead of a new run.")
+    ] = None,
+    case: Annotated[int, typer.Option(help="Which of the 50 Berkeley cases.")] = 0,
+    sigma: Annotated[float, typer.Option(help="Its noise level, 0..255 scale.")] = 2.55,
+    iterations: Iterations = None,
+    prior: PriorName = None,
+    peers: Peers = None,
+    csv: Csv = None,
+) -> None:
+    """Draw Figure 3, and PSNR against evaluations on one Berkeley case."""
+    from picture import draw
+
+    if blind_csv is None:
+        ratios = error_ratios(data, subset, psf_size, "gray")
+    else:
+        ratios = iter(read_cases(blind_csv, FIGURE_3))
+    setup = Setup(
+        methods=("sgd", "annealed"), iterations=iterations, prior=prior, peers=load_peers(peers)
+    )
+    chosen = next(islice(blur_cases(data, "berkeley", sigma), case, None))
+    draw(report(chain(figure3(ratios), curves(chosen, setup)), csv), file)
 
 
 if __name__ == "__main__":

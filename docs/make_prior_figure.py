@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from napari_dmsp.core import load_prior, mean_shift
 
 SIGMA = 25 / 255
-STEPS = 60
-SIDE = 128
-PATCH, PATCHES = 8, 6000
+STEPS = 40
+SIDE = 96
+PATCH, PATCHES = 8, 1500
 CHOSEN = "city-lossless.png", (slice(200, 200 + SIDE), slice(160, 160 + SIDE))
 Array = NDArray[np.float32]
 

@@ -267,6 +267,14 @@ def demosaic(
         ),
     ] = "RGGB",
     black: Background = None,
+    linear: Annotated[
+        bool | None,
+        typer.Option(
+            "--linear/--no-linear",
+            help="Whether values are proportional to light.",
+            show_default="linear above 8 bits",
+        ),
+    ] = None,
     white: Annotated[
         float | None,
         typer.Option(
@@ -298,6 +306,7 @@ def demosaic(
             mosaic=True,
             pattern=pattern,
             white=white,
+            linear=linear,
             mask=mask,
             noise_sigma=noise,
             method=method,

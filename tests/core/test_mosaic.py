@@ -4,7 +4,7 @@ import torch
 from skimage import data
 
 from napari_dmsp import DmspError, demosaic
-from napari_dmsp.core.mosaic import PATTERNS, Mosaic, cfa_tile, cfa_weights, mosaic_sigma
+from napari_dmsp.core.mosaic import PATTERNS, Encoding, Mosaic, cfa_tile, cfa_weights, mosaic_sigma
 
 PHOTO = data.astronaut()[40:112, 170:242].astype(np.float32)
 MIXED = np.random.default_rng(0).random((2, 3, 3))
@@ -87,8 +87,37 @@ def test_black_and_white_level_of_raw_counts():
     mosaic = mosaic_of(PHOTO, "BGGR")
     counts = np.rint(64 + mosaic * (1023 - 64) / 255).astype(np.uint16)
     plain = demosaic(mosaic, "BGGR", background=0, white=255, iterations=4).image
-    raw = demosaic(counts, "BGGR", background=64, white=1023, iterations=4).image
+    levels = {"background": 64, "white": 1023, "linear": False}
+    raw = demosaic(counts, "BGGR", **levels, iterations=4).image
     assert error((raw - 64) * 255 / (1023 - 64), plain) < 0.5
+
+
+def test_linear_counts_are_restored_under_the_curve_of_photographs():
+    light = 60000 * (PHOTO / 255) ** 2.2 * [0.5, 1, 0.7]
+    rng = np.random.default_rng(0)
+    counts = (mosaic_of(light, "RGGB") + rng.normal(0, 200, PHOTO.shape[:2])).clip(0, 65535)
+    options = {"background": 0, "white": 65535}
+    curved = demosaic(counts.astype(np.uint16), **options)
+    plain = demosaic(counts.astype(np.uint16), **options, linear=False)
+    assert curved.settings["linear"]
+
+    def seen(image):
+        return 255 * (np.clip(image, 0, None) / 60000) ** (1 / 2.2)
+
+    assert error(seen(curved.image), seen(light)) < 0.9 * error(seen(plain.image), seen(light))
+    assert abs(curved.image.mean() / light.mean() - 1) < 0.03
+    assert 50 < curved.noise_sigma < 600
+
+
+def test_encoding_is_undone():
+    weights = torch.from_numpy(cfa_weights("RGGB", (8, 8)))
+    y = torch.linspace(-0.01, 1.2, 64).reshape(1, 1, 8, 8)
+    encoding = Encoding.of(y, weights)
+    x = torch.rand(1, 3, 8, 8)
+    back = encoding.decode(
+        encoding.encode((weights * x).sum(1, keepdim=True), weights).expand(-1, 3, -1, -1)
+    )
+    torch.testing.assert_close((weights * back).sum(1), (weights * x).sum(1))
 
 
 def test_dead_pixels_are_restored():

@@ -2,34 +2,40 @@
 
 Coarse to fine. On every level the image and the kernel are estimated in turns. The coarse levels
 are cheap and decide everything, so several starts are followed there, and those that explain the
-observation with the most probable image go on. What is found is then used like a known kernel.
+observation with the most probable image go on. The finest level makes the kernel exact. What is
+found is then used like a known kernel.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
+from scipy.ndimage import label
 from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import DmspError
 from .kernel import centre_psf, normalise_psf, resize_psf
-from .noise import wavelet_sigma
+from .noise import residual_variance, wavelet_sigma
 from .operators import Blur, resize_matrix
 from .prior import Denoiser
-from .solvers import State
+from .solvers import DAE_SIGMA, State
 
 MIN_SIDE = 64
 MAX_SIZE = 31
+# Larger images are searched in a window of this side, or of so many times the kernel's.
+WINDOW = 384
+WINDOW_SIZES = 8
 # Between the levels of the pyramid.
 FACTOR = math.sqrt(2)
-# Kernel updates on a level, and evaluations of the denoiser for each.
-UPDATES = 6
+# Evaluations of the denoiser for a kernel update.
 EVALUATIONS = 4
 # First and last value within one update, on the scale 0..1: smoothing width and assumed noise.
 SIGMAS = (30 / 255, 10 / 255)
@@ -37,21 +43,31 @@ NOISE = (8 / 255, 2 / 255)
 # Injected noise, as for `iterate_annealed`: it keeps wrong kernels from being self-consistent.
 GAMMA = 0.5
 ACCURACY = 0.01
-# What part of the gradients enters the kernel, the strongest ones, and kappa of
-# `iterate_annealed`. The first lead a wrong kernel to the right one, the second make a nearly right
-# one exact: the starts take the first, finer levels try both.
-WAYS = ((0.1, 0.23), (0.2, 1.0))
-# Weight of |k|^2 against gradients of an image of full size, and kernel values that are kept.
+# What part of the gradients enters the kernel, the strongest ones, for each update of a level. Few
+# lead a wrong kernel to the right one but leave it wide, more make a nearly right one exact. Edges
+# fill more of a small image; from `FOLLOW` levels above the finest on there is one candidate left.
+COARSE_EDGES = 6 * (0.1,)
+EDGES = 6 * (0.05,)
+FINEST_EDGES = 6 * (0.05,) + 6 * (0.1,) + 4 * (0.2,)
+FOLLOW = 2
+# `kappa` of `iterate_annealed`. A stronger prior makes wrong kernels self-consistent.
+KAPPA = 0.23
+# Weight of |k|^2 against gradients of an image of full size.
 RIDGE = 5.0
+# What is kept of a kernel: values above a part of the greatest, in connected pieces of some mass.
 THRESHOLD = 0.05
+LEAST_PIECE = 0.01
 # Starts: one kernel of two pixels in each direction, on each of the coarsest levels.
 BEGINS = 3
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # How many candidates go on from a level, by its distance from the finest.
-KEEP = {4: 3, 3: 2, 2: 1, 1: 1, 0: 1}
+KEEP = {4: 4, 3: 3, 2: 2, 1: 1}
 # Widths of the smoothing and of the assumed noise when candidates are compared.
 JUDGE_SIGMA = 20 / 255
 JUDGE_NOISE = 4 / 255
+# The published step lengths and momenta of the descent, for the image and for the kernel.
+SGD_STEP, SGD_MOMENTUM = 0.3, 0.7
+SGD_PSF_STEP, SGD_PSF_MOMENTUM = 0.005, 0.995
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +87,21 @@ class BlindState(State):
 class _Candidate:
     kernel: NDArray[np.float64]
     begin: int
-    way: tuple[float, float] = WAYS[0]
     energy: float = math.inf
 
 
 @dataclass(frozen=True)
 class _Level:
-    """The observation on one level; ``noise`` is the least that is assumed."""
+    """The observation on one level.
+
+    ``noise`` is the least that is assumed, ``edges`` the part of the gradients in each update.
+    """
 
     y: Tensor
     scale: float
     side: int
     noise: float
+    edges: tuple[float, ...]
 
     def blur(self, kernel: NDArray[np.float64]) -> Blur:
         return Blur(torch.from_numpy(kernel).to(self.y), (self.y.shape[-2], self.y.shape[-1]))
@@ -117,28 +136,112 @@ def iterate_blind(
     -----
     A kernel update restarts from the observation: a few steps of `iterate_annealed` with injected
     noise sharpen it, then the kernel is the ridge solution (the paper's ``M sigma^2 |k|^2``) for
-    the strongest gradients. Candidates are compared by the paper's objective, with
-    ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed prior, which it is for
-    denoisers that are linear near ``x``.
+    the strongest gradients, without its faint values and specks. Candidates are compared by the
+    paper's objective, with ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed
+    prior, which it is for denoisers that are linear near ``x``.
+
+    Large images are searched in the window that holds the most detail; the states show the rest
+    unchanged.
 
     References
     ----------
     .. [1] Cho and Lee, "Fast motion deblurring", 2009, DOI 10.1145/1618452.1618491.
     """
-    if y.ndim != 4 or y.shape[:2] != (1, 1):
-        raise DmspError(f"the observation has shape {tuple(y.shape)}; expected (1, 1, H, W).")
-    size = psf_size if psf_size is not None else default_size(y.shape[-2:])
-    _check_size(size, y.shape[-2:])
-    sizes = level_sizes(size)
-    total = _count(len(sizes))
-    for evaluation, (x, level, noise, kernel) in enumerate(
-        _search(y, sizes, denoiser, generator), 1
-    ):
+    _check_shape(y)
+    size = _checked_size(psf_size, y.shape[-2:])
+    window = _busiest(y, max(WINDOW, WINDOW_SIZES * size))
+    part = y[window]
+    total = count_evaluations(y.shape[-2:], size)
+    steps = _search(part, level_sizes(size), denoiser, generator)
+    for evaluation, (x, level, noise, kernel) in enumerate(steps, 1):
         operator = level.blur(kernel)
         residual = float((operator.forward(x) - level.y).square().mean().sqrt())
-        preview = F.interpolate(operator.crop(x), y.shape[-2:], mode="bilinear")
+        image = y.clone()
+        image[window] = F.interpolate(operator.crop(x), part.shape[-2:], mode="bilinear")
         psf = torch.from_numpy(resize_psf(kernel, 1 / level.scale, size)).to(y)
-        yield BlindState(preview, evaluation, total, noise, residual, psf=psf)
+        yield BlindState(image, evaluation, total, noise, residual, psf=psf)
+
+
+def iterate_sgd_blind(
+    y: Tensor,
+    psf_size: int | None,
+    denoiser: Denoiser,
+    *,
+    iterations: int = 1000,
+    dae_sigma: float = DAE_SIGMA,
+    generator: torch.Generator | None = None,
+) -> Iterator[BlindState]:
+    """Descend on image and kernel together, as published: Table 1, rows NA and KE.
+
+    For study. It has no coarse levels, so it finds small kernels at best; `iterate_blind` is what
+    to use.
+
+    Parameters
+    ----------
+    y : Tensor
+        Observation (1, 1, H, W).
+    psf_size : int, optional
+        Side of the kernel, odd. None takes `default_size`.
+    denoiser : callable
+        ``denoiser(x, sigma)``, trained for ``dae_sigma``.
+    iterations : int
+        Steps; each evaluates the denoiser once.
+    dae_sigma : float
+        Standard deviation of the injected noise.
+    generator : torch.Generator, optional
+        CPU generator of the injected noise.
+
+    Raises
+    ------
+    DmspError
+        If the image is too small, or the size does not fit.
+
+    Notes
+    -----
+    The paper leaves open where the kernel starts and in which units its gradient is. Here the start
+    is a flat kernel, the weights are normalised as in `iterate_sgd`, and the kernel's gradient is
+    divided by ``|x|^2``, which bounds its curvature.
+    """
+    _check_shape(y)
+    shape = (y.shape[-2], y.shape[-1])
+    size = _checked_size(psf_size, shape)
+    k = torch.full((size, size), size**-2.0, dtype=y.dtype, device=y.device)
+    operator = Blur(k, shape)
+    x = operator.start(y)
+    x_velocity, k_velocity = torch.zeros_like(x), torch.zeros_like(k)
+    for evaluation in range(1, iterations + 1):
+        normal = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        prior = x - denoiser(x + dae_sigma * normal, dae_sigma)
+        error = operator.forward(x) - y
+        mean = float(error.square().mean())
+        variance = residual_variance(mean, math.sqrt(2) * dae_sigma, operator.energy)
+        weight = 1 / (1 + variance / dae_sigma**2)
+        ridge = y.numel() * 2 * dae_sigma**2
+        k_update = weight * (_correlation(x, error, size) + ridge * k) / x.square().sum()
+        x_update = weight * operator.adjoint(error) + (1 - weight) * prior
+        x_velocity = SGD_MOMENTUM * x_velocity - SGD_STEP * x_update
+        k_velocity = SGD_PSF_MOMENTUM * k_velocity - SGD_PSF_STEP * k_update
+        x = (x + x_velocity).clamp(0, 1)
+        k = (k + k_velocity).clamp(min=0)
+        k = k / k.sum()
+        operator = Blur(k, shape)
+        yield BlindState(
+            operator.crop(x), evaluation, iterations, math.sqrt(variance), math.sqrt(mean), psf=k
+        )
+
+
+def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
+    """Count the evaluations of `iterate_blind`, or raise as it does."""
+    sizes = level_sizes(_checked_size(psf_size, shape))
+    total, begins = 0, [c.begin for c in _starts()]
+    for index in range(len(sizes)):
+        distance = len(sizes) - 1 - index
+        updates = len(_edges(distance))
+        total += updates * EVALUATIONS * sum(begin <= index for begin in begins)
+        if distance in KEEP:
+            total += (EVALUATIONS + 1) * len(begins)
+            begins = begins[: KEEP[distance]]
+    return total
 
 
 def default_size(shape: tuple[int, ...]) -> int:
@@ -180,22 +283,24 @@ def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 
     Tensor
         (size, size), float64, on the CPU.
     """
-    shape, border = x.shape[-2:], size - 1
-    spectrum = torch.fft.rfft2(x.double().cpu())
+    border, (height, width) = size - 1, y.shape[-2:]
+    shape = [next_fast_len(n, real=True) for n in x.shape[-2:]]
+    spectrum = torch.fft.rfft2(x, s=shape)
+    conjugate = spectrum.conj()
 
     def adjoint(v: Tensor) -> Tensor:
         padded = F.pad(v, (border, 0, border, 0))
-        products = (spectrum.conj() * torch.fft.rfft2(padded)).sum((0, 1))
+        products = (conjugate * torch.fft.rfft2(padded, s=shape)).sum((0, 1))
         return torch.fft.irfft2(products, s=shape)[:size, :size]
 
     def normal(k: Tensor) -> Tensor:
         blurred = torch.fft.irfft2(spectrum * torch.fft.rfft2(k, s=shape), s=shape)
-        return adjoint(blurred[..., border:, border:]) + ridge * k
+        return adjoint(blurred[..., border : border + height, border : border + width]) + ridge * k
 
-    residual = adjoint(y.double().cpu())
+    residual = adjoint(y)
     k = torch.zeros_like(residual)
     direction, product = residual, residual.square().sum()
-    target = 1e-8 * product
+    target = 1e-7 * product
     for _ in range(steps):
         if product <= target:
             break
@@ -205,7 +310,7 @@ def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 
         residual = residual - length * image
         previous, product = product, residual.square().sum()
         direction = residual + (product / previous) * direction
-    return k
+    return k.double().cpu()
 
 
 _Step = tuple[Tensor, _Level, float, NDArray[np.float64]]
@@ -221,9 +326,7 @@ def _search(
         distance = len(sizes) - 1 - index
         scale = FACTOR**-distance
         # Antialiased reduction averages the noise.
-        level = _Level(_reduced(y, scale), scale, side, noise * scale)
-        if distance < max(KEEP):
-            candidates = [replace(c, way=way) for c in candidates for way in WAYS]
+        level = _Level(_reduced(y, scale), scale, side, noise * scale, _edges(distance))
         for candidate in candidates:
             if index >= candidate.begin:
                 factor = FACTOR if index > candidate.begin else 1.0
@@ -233,6 +336,12 @@ def _search(
             for candidate in candidates:
                 yield from _judge(candidate, level, denoiser)
             candidates = sorted(candidates, key=lambda c: c.energy)[: KEEP[distance]]
+
+
+def _edges(distance: int) -> tuple[float, ...]:
+    if distance == 0:
+        return FINEST_EDGES
+    return EDGES if distance <= FOLLOW else COARSE_EDGES
 
 
 def _starts() -> list[_Candidate]:
@@ -245,43 +354,22 @@ def _starts() -> list[_Candidate]:
     return candidates
 
 
-def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
-    """Count the evaluations of `iterate_blind`, or raise as it does."""
-    size = psf_size if psf_size is not None else default_size(shape)
-    _check_size(size, shape)
-    return _count(len(level_sizes(size)))
-
-
-def _count(levels: int) -> int:
-    """Count the evaluations of the whole search."""
-    total, begins = 0, [c.begin for c in _starts()]
-    for index in range(levels):
-        distance = levels - 1 - index
-        begins *= len(WAYS) if distance < max(KEEP) else 1
-        total += UPDATES * EVALUATIONS * sum(begin <= index for begin in begins)
-        if distance in KEEP:
-            total += (EVALUATIONS + 1) * len(begins)
-            begins = begins[: KEEP[distance]]
-    return total
-
-
 def _refine(
     candidate: _Candidate, level: _Level, denoiser: Denoiser, generator: torch.Generator | None
 ) -> Iterator[_Step]:
     """Update a candidate's kernel on one level."""
-    edges, kappa = candidate.way
-    for _ in range(UPDATES):
-        steps = _sharpen(level, candidate.kernel, denoiser, kappa, GAMMA, generator)
+    for part in level.edges:
+        steps = _sharpen(level, candidate.kernel, denoiser, GAMMA, generator)
         for i, (x, noise) in enumerate(steps, 1):
             if i == EVALUATIONS:
-                candidate.kernel = _update(x, level, edges)
+                candidate.kernel = _update(x, level, part)
             yield x, level, noise, candidate.kernel
 
 
 def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator[_Step]:
     """Set a candidate's energy: the objective at a deblurred image."""
     operator = level.blur(candidate.kernel)
-    for x, noise in _sharpen(level, candidate.kernel, denoiser, WAYS[0][1], 0.0, None):
+    for x, noise in _sharpen(level, candidate.kernel, denoiser, 0.0, None):
         yield x, level, noise, candidate.kernel
     data = (operator.forward(x) - level.y).square().sum() / max(JUDGE_NOISE, level.noise) ** 2
     improbable = operator.crop(x) * operator.crop(x - denoiser(x, JUDGE_SIGMA))
@@ -293,7 +381,6 @@ def _sharpen(
     level: _Level,
     kernel: NDArray[np.float64],
     denoiser: Denoiser,
-    kappa: float,
     gamma: float,
     generator: torch.Generator | None,
 ) -> Iterator[tuple[Tensor, float]]:
@@ -309,7 +396,7 @@ def _sharpen(
             normal = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             x = x + gamma * sigma * normal
         prior = denoiser(x, sigma * math.sqrt(1 + gamma**2))
-        weight = kappa * noise**2 / sigma**2
+        weight = KAPPA * noise**2 / sigma**2
         x = operator.solve(backprojected + weight * prior, 1.0, weight, prior, ACCURACY * sigma)
         yield x, noise
 
@@ -322,7 +409,14 @@ def _update(x: Tensor, level: _Level, part: float) -> NDArray[np.float64]:
     count = max(1, round(part * strength.numel()))
     edges = strength >= strength.flatten().topk(count).values[-1]
     k = estimate_kernel(sharp * edges, blurred, level.side, RIDGE * level.scale**2)
-    return centre_psf(normalise_psf(k.numpy(), THRESHOLD))
+    return centre_psf(_without_specks(normalise_psf(k.numpy(), THRESHOLD)))
+
+
+def _without_specks(psf: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Remove connected pieces that hold next to nothing; pixels touch at corners, too."""
+    pieces, _ = label(psf > 0, np.ones((3, 3)))
+    mass = np.bincount(pieces.ravel(), psf.ravel())
+    return psf * (mass >= min(LEAST_PIECE, mass.max()))[pieces]
 
 
 def _gradients(x: Tensor) -> Tensor:
@@ -341,7 +435,30 @@ def _reduced(y: Tensor, scale: float) -> Tensor:
     return rows @ y @ columns.mT
 
 
-def _check_size(size: int, shape: tuple[int, ...]) -> None:
+def _correlation(x: Tensor, error: Tensor, size: int) -> Tensor:
+    """Gradient of ``|x * k - y|^2 / 2`` by the kernel, from the error ``x * k - y``."""
+    height, width = error.shape[-2:]
+    used = x[..., : height + size - 1, : width + size - 1]
+    return F.conv2d(used, error)[0, 0].flip(0, 1)
+
+
+def _busiest(y: Tensor, side: int) -> tuple[Any, ...]:
+    """Choose the window with the largest sum of absolute gradients."""
+    height, width = (min(n, side) for n in y.shape[-2:])
+    if (height, width) == tuple(y.shape[-2:]):
+        return (...,)
+    strength = F.avg_pool2d(_gradients(y).abs().sum(1), (height - 1, width - 1), stride=8)[0]
+    row, column = divmod(int(strength.argmax()), strength.shape[1])
+    return (..., slice(8 * row, 8 * row + height), slice(8 * column, 8 * column + width))
+
+
+def _check_shape(y: Tensor) -> None:
+    if y.ndim != 4 or y.shape[:2] != (1, 1):
+        raise DmspError(f"the observation has shape {tuple(y.shape)}; expected (1, 1, H, W).")
+
+
+def _checked_size(psf_size: int | None, shape: tuple[int, ...]) -> int:
+    size = psf_size if psf_size is not None else default_size(shape)
     if min(shape) < MIN_SIDE:
         raise DmspError(
             f"the image is {shape[0]} x {shape[1]} pixels; at least {MIN_SIDE} x {MIN_SIDE} are "
@@ -352,16 +469,4 @@ def _check_size(size: int, shape: tuple[int, ...]) -> None:
             f"psf_size={size} must be odd, at least 3, and at most a quarter of the image's "
             f"shorter side of {min(shape)} pixels."
         )
-
-
-def iterate_sgd_blind(
-    y: Tensor,
-    psf_size: int | None,
-    denoiser: Denoiser,
-    *,
-    iterations: int = 1000,
-    dae_sigma: float = 11 / 255,
-    generator: torch.Generator | None = None,
-) -> Iterator[BlindState]:
-    """Descend as published."""
-    raise NotImplementedError
+    return size

@@ -30,7 +30,7 @@ class Schedule:
     ----------
     iterations : int
         Evaluations of the denoiser by `iterate_annealed`.
-    sigma_start, sigma_end, kappa : float
+    sigma_start, sigma_end, end_ratio, kappa : float
         As for `iterate_annealed`.
     sgd_noise : tuple of float, optional
         First and last noise level that `iterate_sgd` assumes where none is given; by default it
@@ -40,6 +40,7 @@ class Schedule:
     iterations: int = 24
     sigma_start: float = 49 / 255
     sigma_end: float = 1 / 255
+    end_ratio: float = 1.0
     kappa: float = 0.4
     sgd_noise: tuple[float, float] | None = None
 
@@ -49,7 +50,8 @@ BLURRED = Schedule()
 SHARP = Schedule(sigma_start=30 / 255, sigma_end=3 / 255, sgd_noise=(DAE_SIGMA, 0.0))
 
 
-MOSAIC = Schedule(sigma_start=12 / 255, sgd_noise=(2.5 / 255, 1 / 255))
+# Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
+MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,10 @@ class Problem:
         Parameters of the solvers.
     psf : Tensor, optional
         The point spread function, if there is one.
+    decode : callable, optional
+        From estimates to images on the scale of the user's, where the samples are encoded.
+    slope : float
+        How much larger their noise is then than that of the user's image.
     """
 
     operator: Operator
@@ -75,6 +81,8 @@ class Problem:
     noise_bounds: tuple[float, float]
     schedule: Schedule
     psf: Tensor | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+    slope: float = 1.0
 
     @classmethod
     def of(
@@ -92,6 +100,7 @@ class Problem:
     def states(self, given: Input, generator: torch.Generator) -> Iterator[State]:
         """Run the solver that the user chose."""
         schedule, known = self.schedule, given.noise_sigma
+        known = None if known is None else known * self.slope
         common: dict[str, Any] = {
             "iterations": evaluations(given, schedule),
             "generator": generator,
@@ -117,11 +126,14 @@ class Problem:
                 noise_bounds=self.noise_bounds,
                 sigma_start=schedule.sigma_start,
                 sigma_end=schedule.sigma_end,
+                end_ratio=schedule.end_ratio,
                 kappa=schedule.kappa,
                 **common,
             )
         for state in found:
-            yield replace(state, psf=self.psf)
+            image = state.image if self.decode is None else self.decode(state.image)
+            noise, residual = state.noise_sigma / self.slope, state.residual / self.slope
+            yield replace(state, image=image, noise_sigma=noise, residual=residual, psf=self.psf)
 
 
 @dataclass(frozen=True)

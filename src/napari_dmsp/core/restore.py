@@ -34,7 +34,7 @@ from .job import (
     run,
 )
 from .kernel import align_psf, crop_psf
-from .mosaic import Mosaic, cfa_tile, cfa_weights, mosaic_sigma
+from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights, mosaic_sigma
 from .noise import wavelet_sigma
 from .operators import Blur, Resize
 from .prior import Denoiser, Prior, load_prior
@@ -214,6 +214,7 @@ def demosaic(
     pattern: str | ArrayLike = "RGGB",
     *,
     white: float | None = None,
+    linear: bool | None = None,
     noise_sigma: float | None = None,
     mask: ArrayLike | None = None,
     prior: str | Path | Denoiser | Prior | None = None,
@@ -236,6 +237,10 @@ def demosaic(
         there is no filter, or as weights (h, w, 3). It begins at the first pixel.
     white : float, optional
         Intensity of white. By default 255 for 8-bit images and the 99.9 percentile for others.
+    linear : bool, optional
+        Whether values are proportional to light, as those of raw frames; they are then restored
+        under the curve of photographs. By default integers of more than 8 bits are linear, others
+        not. Arrays of mixing weights are never encoded.
     noise_sigma, mask, prior, method, iterations, seed, device, callback
         As for `deblur`.
     background : float, optional
@@ -261,6 +266,7 @@ def demosaic(
         mosaic,
         pattern,
         white=white,
+        linear=linear,
         noise_sigma=noise_sigma,
         mask=mask,
         prior=prior,
@@ -320,6 +326,7 @@ def prepare_demosaic(
     pattern: str | ArrayLike = "RGGB",
     *,
     white: float | None = None,
+    linear: bool | None = None,
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `demosaic`, with the same parameters, and return the job to run."""
@@ -327,13 +334,30 @@ def prepare_demosaic(
         raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
     given = read_input(mosaic, options, mosaic=True, white=white)
     weights = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
-    if given.kept is not None:
-        weights = weights * given.kept[0]
+    plain = bool(((weights == 0) | (weights == 1)).all())
+    if linear is None:
+        dtype = np.asarray(mosaic).dtype
+        linear = dtype.kind in "ui" and dtype.itemsize > 1
     with explain_failures(given.observed.device, given.shape):
-        sigma = mosaic_sigma(given.observed[0, 0].cpu().numpy(), cfa_tile(pattern))
-        problem = Problem(Mosaic(weights), given.samples, (sigma, sigma), MOSAIC)
+        encoding = Encoding.of(given.observed, weights) if linear and plain else None
+        problem = _mosaic_problem(given, weights, cfa_tile(pattern), encoding)
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
-        return prepare({"task": "demosaic", "pattern": name}, given, problem)
+        settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
+        return prepare(settings, given, problem)
+
+
+def _mosaic_problem(
+    given: Input, weights: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
+) -> Problem:
+    """State the problem of a mosaic, with the noise level of the values as encoded."""
+    y, slope, decode = given.observed, 1.0, None
+    if encoding is not None:
+        slope, decode = encoding.slope(y, weights), encoding.decode
+        y = encoding.encode(y, weights)
+    sigma = mosaic_sigma(y[0, 0].cpu().numpy(), tile)
+    if given.kept is not None:
+        weights, y = weights * given.kept[0], y * given.kept
+    return Problem(Mosaic(weights), y, (sigma, sigma), MOSAIC, decode=decode, slope=slope)
 
 
 def _blur_problem(

@@ -136,6 +136,7 @@ def iterate_annealed(
     iterations: int = 24,
     sigma_start: float = 49 / 255,
     sigma_end: float = 1 / 255,
+    end_ratio: float = 1.0,
     kappa: float = 0.4,
     gamma: float = 0.0,
     symmetries: bool = True,
@@ -146,7 +147,7 @@ def iterate_annealed(
     Setting the gradient of eq. 7 to zero with the prior evaluated at the last estimate gives
     ``x = (lam A^T A + c I)^-1 (lam A^T y + c r(x))``: the fixed points of the paper's descent if
     ``kappa`` is 1, reached without a step length. The width of the smoothing falls geometrically
-    from ``sigma_start`` to the noise level, though not below a fraction of a per cent.
+    from ``sigma_start`` to about the noise level.
 
     Parameters
     ----------
@@ -160,8 +161,8 @@ def iterate_annealed(
         Evaluations of the denoiser.
     sigma_start : float
         First smoothing width.
-    sigma_end : float
-        Least smoothing width.
+    sigma_end, end_ratio : float
+        The last smoothing width is ``end_ratio`` times the noise level, but at least ``sigma_end``.
     kappa : float
         Weight of the prior: ``c = kappa / sigma^2``. Less than 1 makes up for a smoothing that is
         wider than the error of the estimate.
@@ -176,7 +177,7 @@ def iterate_annealed(
     backprojected = operator.adjoint(y)
     correction = torch.zeros_like(x)
     for evaluation in range(1, iterations + 1):
-        end = max(math.sqrt(variance), sigma_end)
+        end = max(end_ratio * math.sqrt(variance), sigma_end)
         fraction = (evaluation - 1) / max(iterations - 1, 1)
         sigma = max(sigma_start, end) ** (1 - fraction) * end**fraction
         turn = int(torch.randint(8, (1,), generator=generator)) if symmetries else 0
