@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Plane:
     rgb: bool
     layer_options: dict[str, Any]
     _data: Any = field(repr=False)
+    _to_physical: Callable[[Any], Any] = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,7 +63,23 @@ class Plane:
             # The viewer takes colours as integers of full range or as 0..1, unlike grey values.
             limits = np.iinfo(self._data.dtype)
             values = np.clip(np.rint(image), limits.min, limits.max).astype(self._data.dtype)
-        return values.reshape([part.stop - part.start for part in self.index])
+        shape = [part.stop - part.start for part in self.index]
+        for axis, size in zip(self.axes, image.shape[:2], strict=True):
+            shape[axis] = size
+        return values.reshape(shape)
+
+    def options_for(self, image: NDArray[np.float32]) -> dict[str, Any]:
+        """Return `layer_options` for a result of any size that covers the plane."""
+        ndim = len(self.layer_options["scale"])
+        start = np.array([float(part.start) for part in self.index[:ndim]])
+        step = np.ones(ndim)
+        for axis, old, new in zip(self.axes, self.shape, image.shape[:2], strict=True):
+            step[axis] = old / new
+        # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
+        return self.layer_options | {
+            "scale": self.layer_options["scale"] * step,
+            "translate": self._to_physical(start + (step - 1) / 2),
+        }
 
 
 def visible_plane(layer: Image, dims: Dims) -> Plane:
@@ -80,10 +98,11 @@ def visible_plane(layer: Image, dims: Dims) -> Plane:
         slice(0, size) if axis in (first, second) else _step(position[axis], size)
         for axis, size in enumerate(data.shape[: layer.ndim])
     ]
-    options = _layer_options(layer, [part.start for part in index])
+    to_physical = _physical_transform(layer)
+    options = _layer_options(layer) | {"translate": to_physical([part.start for part in index])}
     if layer.rgb:
         index.append(slice(0, 3))
-    return Plane(tuple(index), (first, second), layer.rgb, options, data)
+    return Plane(tuple(index), (first, second), layer.rgb, options, data, to_physical)
 
 
 def full_resolution(layer: Image) -> Any:
@@ -97,20 +116,24 @@ def _step(position: float, size: int) -> slice:
     return slice(start, start + 1)
 
 
-def _layer_options(layer: Image, start: list[int]) -> dict[str, Any]:
-    """Collect what a layer takes over that begins at pixel ``start`` of ``layer``.
+def _physical_transform(layer: Image) -> Callable[[Any], Any]:
+    """Return the transform from pixels of a layer to its units, without the layer's affine."""
+    from napari.utils.transforms import Affine
+
+    transform: Callable[[Any], Any] = Affine(
+        scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
+    )
+    return transform
+
+
+def _layer_options(layer: Image) -> dict[str, Any]:
+    """Collect what a layer takes over, but for the place of its first pixel.
 
     All at once: to assign scale and units of an existing layer can hang (napari#8828).
     """
-    from napari.utils.transforms import Affine
-
-    to_physical = Affine(
-        scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
-    )
     options = {
         "rgb": layer.rgb,
         "scale": layer.scale,
-        "translate": to_physical(start),
         "rotate": layer.rotate,
         "shear": layer.shear,
         "affine": layer.affine.affine_matrix,

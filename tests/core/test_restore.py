@@ -240,3 +240,52 @@ def test_tiny_and_huge_intensities(photo):
     for scale in (1e-20, 1e20):
         result = deblur(scale * observed, PSF, iterations=3).image
         assert error(result / scale, plain) < 0.4
+
+
+def shrink(x, sigma):
+    """A quick denoiser."""
+    return torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_psf_is_found_and_can_be_fed_back(colour):
+    truth = data.astronaut()[40:108, 170:238]
+    observed, _ = simulate_blur(truth if colour else truth[..., 0], np.full((1, 5), 0.2), 1.0)
+    axis = -1 if colour else None
+    job = prepare_deblur(observed, psf_size=5, channel_axis=axis, prior=shrink)
+    states = list(job.states())
+    assert [s.evaluation for s in states] == list(range(1, job.total + 1))
+    assert {s.total for s in states} == {job.total}
+    assert all(s.array().shape == observed.shape for s in states[:: job.total // 5])
+    result = job.result(states[-1], 0.0)
+    assert result.psf.sum() == pytest.approx(1, abs=1e-5)
+    assert max(result.psf.shape) <= 5
+    assert result.noise_sigma >= 2 - 1e-6
+    again = deblur(
+        observed, result.psf, noise_sigma=result.noise_sigma, channel_axis=axis, prior=shrink
+    )
+    assert error(again.image, result.image) < 1
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_published_descent_finds_a_psf_too(colour):
+    observed = simulate_blur(data.astronaut()[40:108, 170:238], np.full((1, 5), 0.2), 1.0)[0]
+    observed = observed if colour else observed[..., 0]
+    result = deblur(
+        observed,
+        psf_size=5,
+        method="sgd",
+        iterations=3,
+        channel_axis=-1 if colour else None,
+        prior=shrink,
+    )
+    assert result.evaluations == (6 if colour else 3)
+    assert result.psf.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_stopping_the_search_keeps_its_state():
+    observed = simulate_blur(data.astronaut()[40:108, 170:238, 0], np.full((1, 5), 0.2), 1.0)[0]
+    result = deblur(observed, psf_size=5, prior=shrink, callback=lambda s: s.evaluation == 7)
+    assert result.evaluations == 7
+    assert result.image.shape == observed.shape
+    assert result.psf.shape == (5, 5)

@@ -49,17 +49,20 @@ class FakePrior:
         return x
 
 
-@pytest.fixture
-def fake_prior(monkeypatch):
-    """Make every restoration use a `FakePrior`, which is returned."""
-    prior = FakePrior()
-    prepare = core.prepare_deblur
-
+def _with_prior(prepare, prior):
     @wraps(prepare)
     def prepare_with_fake(*args, **options):
         return prepare(*args, **(options | {"prior": prior}))
 
-    monkeypatch.setattr(core, "prepare_deblur", prepare_with_fake)
+    return prepare_with_fake
+
+
+@pytest.fixture
+def fake_prior(monkeypatch):
+    """Make every restoration use a `FakePrior`, which is returned."""
+    prior = FakePrior()
+    for name in ("prepare_deblur", "prepare_superres"):
+        monkeypatch.setattr(core, name, _with_prior(getattr(core, name), prior))
     yield prior
     prior.release()
     assert QThreadPool.globalInstance().waitForDone(30_000), "a thread was left behind"

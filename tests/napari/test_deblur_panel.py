@@ -9,9 +9,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QTimer
 
-from napari_dmsp._widgets import _panel
+from napari_dmsp._widgets import DeblurPanel, SuperresPanel
+from napari_dmsp.core.job import BLURRED, SGD_ITERATIONS, SHARP
 from napari_dmsp.core.kernel import gaussian_psf
-from napari_dmsp.core.restore import METHODS
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def report(panel):
 
 
 def test_evaluations_are_those_of_the_core():
-    assert _panel.EVALUATIONS == METHODS
+    for panel, schedule in ((DeblurPanel, BLURRED), (SuperresPanel, SHARP)):
+        assert panel.evaluations == {"annealed": schedule.iterations, "sgd": SGD_ITERATIONS}
 
 
 def test_rgb_run_with_a_psf_layer(qtbot, viewer, open_panel, rgb_image):

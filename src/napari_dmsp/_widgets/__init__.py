@@ -1,5 +1,6 @@
 """The dock widgets, one a task, over a shared panel."""
 
 from .deblur import DeblurPanel
+from .superres import SuperresPanel
 
-__all__ = ["DeblurPanel"]
+__all__ = ["DeblurPanel", "SuperresPanel"]

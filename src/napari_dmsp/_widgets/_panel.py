@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from magicgui.widgets import (
     ComboBox,
@@ -34,16 +34,14 @@ if TYPE_CHECKING:
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
 SECONDS_PER_MEGAPIXEL = 2.5
 
-# Those of `core.restore.METHODS`, which cannot be asked without loading torch.
-EVALUATIONS = {"annealed": 24, "sgd": 300}
-
 LABEL_WIDTH = 88
 
 
 class RunPanel(Container[Widget]):
     """Chooses an image, runs a task on it beside the viewer and shows the result as a layer.
 
-    A task derives from it and defines `result_title`, `task_widgets` and `request`.
+    A task derives from it and defines `result_title`, `task_widgets` and `request`; `evaluations`,
+    `magnification` and `remark` serve the forecast.
 
     Parameters
     ----------
@@ -57,6 +55,8 @@ class RunPanel(Container[Widget]):
     """
 
     result_title: str
+    # By method, as in `core.job`, which cannot be asked without loading torch.
+    evaluations: ClassVar[dict[str, int]] = {"annealed": 24, "sgd": 300}
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
@@ -65,6 +65,7 @@ class RunPanel(Container[Widget]):
         self._plane: Plane | None = None
         self._layer: Image | None = None
         self._name = ""
+        self._magnified = 1.0
         self._seconds_per_megapixel: float | None = None
 
         self._image = ComboBox(name="image", label="Image", choices=self.image_layers)
@@ -107,7 +108,7 @@ class RunPanel(Container[Widget]):
         )
         self._prior.choose_btn.text = "…"
         self._prior.line_edit.native.setPlaceholderText("auto")
-        self._method = ComboBox(name="method", label="Method", choices=list(EVALUATIONS))
+        self._method = ComboBox(name="method", label="Method", choices=list(self.evaluations))
         self._evaluations = _optional_number(
             "evaluations",
             "Evaluations",
@@ -158,6 +159,14 @@ class RunPanel(Container[Widget]):
         """
         raise NotImplementedError
 
+    def magnification(self) -> float:
+        """Return how much longer the sides of the result are."""
+        return 1.0
+
+    def remark(self) -> str:
+        """Return a sentence for the forecast, or nothing."""
+        return ""
+
     def shared_options(self) -> dict[str, Any]:
         """Return the choices that all tasks share, as arguments of the core."""
         return {
@@ -201,7 +210,7 @@ class RunPanel(Container[Widget]):
             self.refresh()
             return
         prepare, plane = self.request(), visible_plane(self.image, self._viewer.dims)
-        self._plane, self._layer = plane, None
+        self._plane, self._layer, self._magnified = plane, None, self.magnification()
         self._name = f"{self.image.name} {self.result_title}"
         self._bar.value, self._bar.visible = 0, True
         # Until the first evaluation the bar only says that something is going on.
@@ -251,12 +260,13 @@ class RunPanel(Container[Widget]):
     def _describe(self) -> str:
         assert self.image is not None
         plane = visible_plane(self.image, self._viewer.dims)
-        megapixels = math.prod(plane.shape) / 1e6
+        megapixels = math.prod(plane.shape) * self.magnification() ** 2 / 1e6
         measured = self._seconds_per_megapixel
-        evaluations = _read_number(self._evaluations) or EVALUATIONS[self._method.value]
+        evaluations = _read_number(self._evaluations) or self.evaluations[self._method.value]
         seconds = (measured or SECONDS_PER_MEGAPIXEL) * megapixels * evaluations
         text = f"{plane.shape[0]} × {plane.shape[1]} {'colour' if plane.rgb else 'grey'} pixels, "
         text += f"about {_duration(seconds)}{'' if measured else ' without a GPU'}."
+        text += self.remark()
         if self.image.ndim > 2:
             text += " Only the visible plane is restored."
         return text
@@ -297,8 +307,10 @@ class RunPanel(Container[Widget]):
             assert self._layer is not None
             assert self._plane is not None
             self._layer.metadata = {"napari-dmsp": result.to_dict()}
-            megapixels = math.prod(self._plane.shape) / 1e6
-            self._seconds_per_megapixel = result.seconds / result.evaluations / megapixels
+            # A search for the PSF has quicker evaluations than the restoration.
+            if "psf_size" not in result.settings:
+                megapixels = math.prod(self._plane.shape) * self._magnified**2 / 1e6
+                self._seconds_per_megapixel = result.seconds / result.evaluations / megapixels
             self._report.value = (
                 f"{result.evaluations} evaluations in {_duration(result.seconds)}. "
                 f"Noise σ {result.noise_sigma:.3g}."
@@ -308,7 +320,8 @@ class RunPanel(Container[Widget]):
         assert self._plane is not None
         data = self._plane.place(image)
         if self._layer is None:
-            self._layer = self._viewer.add_image(data, name=self._name, **self._plane.layer_options)
+            options = self._plane.options_for(image)
+            self._layer = self._viewer.add_image(data, name=self._name, **options)
         elif self._layer in self._viewer.layers:
             self._layer.data = data
 

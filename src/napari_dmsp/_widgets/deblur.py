@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DeblurPanel(RunPanel):
-    """Removes a known blur from the visible plane of an image layer."""
+    """Removes blur from the visible plane of an image layer."""
 
     result_title = "deblurred"
 
@@ -29,8 +29,9 @@ class DeblurPanel(RunPanel):
         self._psf = ComboBox(
             name="psf",
             label="PSF",
-            choices=["layer", "Gaussian", "motion"],
-            tooltip="The point spread function: how the blur spreads a single point.",
+            choices=["layer", "Gaussian", "motion", "unknown"],
+            tooltip="The point spread function: how the blur spreads a single point. "
+            "An unknown one is found, which takes longer.",
         )
         self._psf_layer = ComboBox(name="psf_layer", label="PSF layer", choices=self._psf_layers)
         self._image.changed.connect(self._psf_layer.reset_choices)
@@ -55,6 +56,12 @@ class DeblurPanel(RunPanel):
         """Freeze the choices; see `RunPanel.request`."""
         return partial(_prepare, psf=self._make_psf(), **self.shared_options())
 
+    def remark(self) -> str:
+        """Say what an unknown PSF costs."""
+        if self._psf.value != "unknown":
+            return ""
+        return " Finding the PSF takes a minute or two more without a GPU."
+
     def refresh(self, *_: Any) -> None:
         """Show the inputs of the chosen kind of PSF only."""
         super().refresh()
@@ -69,7 +76,9 @@ class DeblurPanel(RunPanel):
         layers = [layer for layer in self.image_layers() if layer is not self.image]
         return sorted(layers, key=is_psf, reverse=True)
 
-    def _make_psf(self) -> Callable[[], NDArray[Any]]:
+    def _make_psf(self) -> Callable[[], NDArray[Any] | None]:
+        if self._psf.value == "unknown":
+            return _no_psf
         if self._psf.value == "Gaussian":
             return partial(_shaped_psf, "gaussian_psf", self._sigma.value)
         if self._psf.value == "motion":
@@ -87,13 +96,17 @@ def _prepare(
     image: NDArray[Any],
     channel_axis: int | None,
     *,
-    psf: Callable[[], NDArray[Any]],
+    psf: Callable[[], NDArray[Any] | None],
     **options: Any,
 ) -> Job:
     # Imported in the thread that restores: to load torch takes seconds.
     from ..core import prepare_deblur
 
     return prepare_deblur(image, psf(), channel_axis=channel_axis, **options)
+
+
+def _no_psf() -> None:
+    return None
 
 
 def _shaped_psf(shape: str, *sizes: float) -> NDArray[Any]:

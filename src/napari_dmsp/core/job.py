@@ -46,10 +46,8 @@ class Schedule:
 
 
 BLURRED = Schedule()
-# Where detail was left, little smoothing finds the rest, and a wide one would blur it.
-SHARP = Schedule(sigma_start=30 / 255, sigma_end=3 / 255, sgd_noise=(DAE_SIGMA, 0.0))
-
-
+# Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
+SHARP = Schedule(iterations=30, sigma_end=5 / 255, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0))
 # Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
 MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))
 

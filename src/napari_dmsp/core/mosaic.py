@@ -27,8 +27,8 @@ _WEAKEST = 0.25
 _QUIETEST = 0.02
 _MOST_PATCHES = 65_536
 
-# The curve of video (ITU-R BT.709) is a line up to here. That of sRGB is three times as steep in the
-# dark, and raises the noise there. No colour is amplified more than by the gain.
+# The curve of video (ITU-R BT.709) is a line up to here. That of sRGB is three times as steep there
+# and raises the noise of the dark. No colour is amplified more than by the gain.
 KNEE, SLOPE = 0.018, 4.5
 MAX_GAIN = 8.0
 

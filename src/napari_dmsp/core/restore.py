@@ -43,6 +43,8 @@ from .solvers import DAE_SIGMA, State
 MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
 SGD_BLIND = 1000
+# What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
+KERNEL_NOISE = 2 / 255
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -402,7 +404,10 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
             yield replace(state, image=state.image.expand_as(given.observed), total=search + finish)
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
-            for step in _blur_problem(given, kernel, BLURRED).states(given, generator):
+            problem = _blur_problem(given, kernel, BLURRED)
+            least, most = (max(bound, KERNEL_NOISE) for bound in problem.noise_bounds)
+            problem = replace(problem, noise_bounds=(least, most))
+            for step in problem.states(given, generator):
                 yield replace(step, evaluation=search + step.evaluation, total=search + finish)
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
