@@ -1,4 +1,4 @@
-"""Colour filter arrays: the mosaic as a linear operator, its patterns and its noise level."""
+"""Colour filter arrays: the mosaic as a linear operator, its patterns and its encoding."""
 
 from __future__ import annotations
 
@@ -6,26 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
 from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import DmspError
-from .noise import FLOOR
 
 _COLOURS = "RGB"
 _BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
 _XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
 PATTERNS = (*_BAYER, *(f"quad-{name}" for name in _BAYER), "X-Trans")
-
-# The noise estimate: side of the patches, part of their principal components that holds noise
-# rather than image, rank of the patch that stands for those without texture, and most patches used.
-_PATCH = 8
-_WEAKEST = 0.25
-_QUIETEST = 0.02
-_MOST_PATCHES = 65_536
 
 # The curve of video (ITU-R BT.709) is a line up to here. That of sRGB is three times as steep there
 # and raises the noise of the dark. No colour is amplified more than by the gain.
@@ -142,64 +132,6 @@ def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
         if not share.any():
             raise DmspError(f"the colour filter array has no pixel of {colour}.")
     return weights.astype(np.float32)
-
-
-def mosaic_sigma(y: ArrayLike, tile: NDArray[np.float32]) -> float:
-    """Estimate the noise level of a mosaic from the mosaic alone.
-
-    Patches that begin at the same place of the period are like those of a photograph: few
-    principal components hold most of the image. Where there is little texture, the others hold
-    noise only. The components are found twice, the second time from the quieter half.
-
-    Parameters
-    ----------
-    y : array_like
-        Mosaic (H, W), of the same noise level everywhere.
-    tile : ndarray
-        One period (C, h, w) of the weights, see `cfa_tile`.
-
-    Returns
-    -------
-    float
-        Standard deviation in the units of ``y``, never less than `FLOOR`. For photographs on a
-        scale of 255 the average estimate is 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at
-        5, 9.7 to 10.1 at 10.
-
-    References
-    ----------
-    .. [1] Pyatykh, Hesser, Zheng, "Image noise level estimation by principal component analysis",
-       TIP 2013, DOI 10.1109/TIP.2012.2221728.
-    """
-    patches = _aligned_patches(np.asarray(y, np.float64), tile)
-    if len(patches) < 4 * patches.shape[1]:
-        return float(FLOOR)
-    energy, _ = _weak_energy(patches)
-    energy, freedom = _weak_energy(patches[energy <= np.median(energy)])
-    rank = 2 * _QUIETEST
-    return float(max(np.sqrt(np.quantile(energy, rank) / chi2.ppf(rank, freedom)), FLOOR))
-
-
-def _weak_energy(patches: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return every patch's energy in the weakest principal components, and how many they are."""
-    centred = patches - patches.mean(0)
-    _, components = np.linalg.eigh(centred.T @ centred)
-    weakest = max(int(patches.shape[1] * _WEAKEST), 1)
-    return np.square(centred @ components[:, :weakest]).sum(1), weakest
-
-
-def _aligned_patches(y: NDArray[np.float64], tile: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return patches (n, pixels) at one phase of the period, observed and not clipped."""
-    height, width = tile.shape[1:]
-    if min(y.shape) < _PATCH:
-        return np.empty((0, 1))
-    observed = cfa_weights(np.moveaxis(tile, 0, -1), (_PATCH, _PATCH)).sum(0).ravel() > 0
-    windows = sliding_window_view(y, (_PATCH, _PATCH))[::height, ::width]
-    step = int(np.ceil(np.sqrt(windows.shape[0] * windows.shape[1] / _MOST_PATCHES)))
-    patches = windows[::step, ::step].reshape(-1, _PATCH**2)[:, observed]
-    if not patches.size:
-        return np.empty((0, 1))
-    inside = (patches.min(1) > y.min()) & (patches.max(1) < y.max())
-    return patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches
 
 
 def _named_tile(name: str) -> NDArray[np.int_]:

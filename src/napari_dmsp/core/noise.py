@@ -1,10 +1,13 @@
-"""The noise level: from the finest wavelets of the observation, and from the residual (eq. 21)."""
+"""The noise level: from the observation alone, and from the residual (eq. 21)."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from scipy.stats import chi2
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
@@ -14,6 +17,14 @@ from .operators import Operator
 FLOOR = 0.2 / 255
 # Operators that pass more than this power in the finest wavelets leave the observation sharp.
 SHARP_GAIN = 0.05
+# Patches: their side, how many are used, which part of their principal components holds noise and
+# not image, and the rank of the patch that stands for one without texture.
+PATCH = 8
+MOST_PATCHES = 65_536
+WEAKEST = 0.25
+QUIETEST = 0.04
+# Detail of photographs that the patches take for noise, on the scale of the prior.
+PATCH_BIAS = 2 / 255
 
 
 def wavelet_sigma(y: Tensor) -> float:
@@ -34,14 +45,82 @@ def wavelet_sigma(y: Tensor) -> float:
     return float(np.sqrt(np.mean(np.square(np.nan_to_num(sigmas)))))
 
 
+def patch_sigma(y: Tensor, observed: NDArray[np.bool_] | None = None) -> float:
+    """Noise level of sharp images (B, C, H, W) or mosaics, in their units.
+
+    Patches that begin at the same place of the period are like each other: few principal components
+    hold most of the image. Where there is little texture, the others hold noise only. The
+    components are found twice, the second time from the quieter half.
+
+    Parameters
+    ----------
+    y : Tensor
+        Images with the same noise level everywhere.
+    observed : ndarray, optional
+        One period (h, w) of a mosaic, False where it has no pixel.
+
+    Returns
+    -------
+    float
+        Never less than `FLOOR`. For mosaics of photographs on a scale of 255 the average estimate
+        is 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10.
+
+    References
+    ----------
+    .. [1] Pyatykh, Hesser, Zheng, "Image noise level estimation by principal component analysis",
+       TIP 2013, DOI 10.1109/TIP.2012.2221728.
+    """
+    planes = y.detach().cpu().double().numpy().reshape(-1, *y.shape[-2:])
+    if min(planes.shape[1:]) < PATCH:
+        return FLOOR
+    observed = np.ones((1, 1), bool) if observed is None else observed
+    patches = np.concatenate([_aligned_patches(plane, observed, len(planes)) for plane in planes])
+    if len(patches) < 4 * patches.shape[1]:
+        return FLOOR
+    energy, _ = _weak_energy(patches)
+    energy, freedom = _weak_energy(patches[energy <= np.median(energy)])
+    variance = np.quantile(energy, QUIETEST) / chi2.ppf(QUIETEST, freedom)
+    return float(max(np.sqrt(variance), FLOOR))
+
+
+def _weak_energy(patches: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return every patch's energy in the weakest principal components, and how many they are."""
+    centred = patches - patches.mean(0)
+    _, components = np.linalg.eigh(centred.T @ centred)
+    weakest = max(int(patches.shape[1] * WEAKEST), 1)
+    return np.square(centred @ components[:, :weakest]).sum(1), weakest
+
+
+def _aligned_patches(
+    plane: NDArray[np.float64], observed: NDArray[np.bool_], planes: int
+) -> NDArray[np.float64]:
+    """Return patches (n, pixels) at one phase of the period, observed and not clipped."""
+    height, width = observed.shape
+    repeats = -(-PATCH // height), -(-PATCH // width)
+    kept = np.tile(observed, repeats)[:PATCH, :PATCH].ravel()
+    windows = sliding_window_view(plane, (PATCH, PATCH))[::height, ::width]
+    count = windows.shape[0] * windows.shape[1] * planes
+    step = math.ceil(math.sqrt(count / MOST_PATCHES))
+    patches = windows[::step, ::step].reshape(-1, PATCH**2)[:, kept]
+    if not patches.size:
+        return np.empty((0, int(kept.sum())))
+    inside = (patches.min(1) > plane.min()) & (patches.max(1) < plane.max())
+    return patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches
+
+
 def noise_bounds(y: Tensor, operator: Operator) -> tuple[float, float]:
     """Return the least and the greatest noise level of an observation without gaps.
 
     Blur leaves only noise in the finest wavelets, which then give the least possible level. In a
-    sharp observation they hold detail too, and give the greatest.
+    sharp observation they hold detail too, and patches without texture give the greatest.
     """
-    wavelet = wavelet_sigma(y)
-    return (0.0, wavelet) if is_sharp(operator) else (wavelet, math.inf)
+    return sharp_bounds(y) if is_sharp(operator) else (wavelet_sigma(y), math.inf)
+
+
+def sharp_bounds(y: Tensor) -> tuple[float, float]:
+    """Return the least and the greatest noise level of sharp images."""
+    most = min(patch_sigma(y), wavelet_sigma(y))
+    return math.sqrt(max(most**2 - PATCH_BIAS**2, 0.0)), most
 
 
 def is_sharp(operator: Operator) -> bool:

@@ -34,8 +34,8 @@ from .job import (
     run,
 )
 from .kernel import align_psf, crop_psf
-from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights, mosaic_sigma
-from .noise import wavelet_sigma
+from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights
+from .noise import patch_sigma, sharp_bounds
 from .operators import Blur, Resize
 from .prior import Denoiser, Prior, load_prior
 from .solvers import DAE_SIGMA, State
@@ -356,7 +356,7 @@ def _mosaic_problem(
     if encoding is not None:
         slope, decode = encoding.slope(y, weights), encoding.decode
         y = encoding.encode(y, weights)
-    sigma = mosaic_sigma(y[0, 0].cpu().numpy(), tile)
+    sigma = patch_sigma(y, tile.sum(0) > 0)
     if given.kept is not None:
         weights, y = weights * given.kept[0], y * given.kept
     return Problem(Mosaic(weights), y, (sigma, sigma), MOSAIC, decode=decode, slope=slope)
@@ -377,7 +377,7 @@ def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> P
     mask, samples = given.observed.new_zeros(2, *given.observed.shape[:2], *large)
     mask[each] = 1 if given.kept is None else given.kept
     samples[each] = given.samples
-    bounds = 0.0, wavelet_sigma(given.observed)
+    bounds = sharp_bounds(given.observed)
     return Problem(Blur(psf, large, mask), samples, bounds, SHARP, psf)
 
 

@@ -193,8 +193,11 @@ def iterate_annealed(
         residual = math.sqrt(_mean_square(error, operator))
         yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), residual)
         if least < most:
-            variance = residual_variance(residual**2, sigma, operator.energy)
-            variance = max(min(variance, most**2), least**2, FLOOR**2)
+            spread = operator.energy * sigma**2
+            if math.isfinite(most):
+                # Sharp data say more than the prior, and narrow it.
+                spread *= variance / (variance + spread)
+            variance = max(min(residual**2 + spread, most**2), least**2, FLOOR**2)
 
 
 def _turned(denoiser: Denoiser, x: Tensor, sigma: float, turn: int) -> Tensor:
