@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from napari_dmsp.core import load_prior, mean_shift
 
 SIGMA = 25 / 255
-STEPS = 40
+STEPS = 12
 SIDE = 96
 PATCH, PATCHES = 8, 1500
 CHOSEN = "city-lossless.png", (slice(200, 200 + SIDE), slice(160, 160 + SIDE))
