@@ -58,3 +58,19 @@ def test_a_slight_enlargement_does_no_harm():
 def test_scales_out_of_range_are_refused(scale):
     with pytest.raises(DmspError, match="scale="):
         superres(TRUTH[..., 0], scale)
+
+
+def test_the_published_descent():
+    image = np.rint(reduce(TRUTH, 36)).astype(np.uint8)
+    result = superres(image, 2, channel_axis=-1, method="sgd", iterations=60)
+    assert error(result.image, TRUTH) < error(bicubic(image.astype(float), 72), TRUTH)
+    assert result.image.min() >= 0
+    assert result.image.max() <= 255
+
+
+@pytest.mark.parametrize("noise", [0, 2, 6])
+def test_the_noise_level_is_found(noise):
+    truth = data.astronaut()[:256, :256].astype(float)
+    image = np.rint(reduce(truth, 128)) + np.random.default_rng(0).normal(0, noise, (128, 128, 3))
+    found = superres(image, 2, channel_axis=-1, background=0, iterations=12).noise_sigma
+    assert abs(found - noise) < 1.5
