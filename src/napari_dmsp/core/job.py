@@ -40,14 +40,16 @@ class Schedule:
     iterations: int = 24
     sigma_start: float = 49 / 255
     sigma_end: float = 1 / 255
-    end_ratio: float = 1.0
-    kappa: float = 0.4
+    end_ratio: float = 0.7
+    kappa: float = 0.3
     sgd_noise: tuple[float, float] | None = None
 
 
 BLURRED = Schedule()
 # Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
-SHARP = Schedule(iterations=30, sigma_end=5 / 255, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0))
+SHARP = Schedule(
+    iterations=30, sigma_end=5 / 255, end_ratio=1.0, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0)
+)
 # Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
 MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))
 
