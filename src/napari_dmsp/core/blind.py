@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from .errors import DmspError
 from .kernel import centre_psf, normalise_psf, resize_psf
 from .noise import residual_variance, wavelet_sigma
-from .operators import Blur, resize_matrix
-from .prior import Denoiser
-from .solvers import DAE_SIGMA, State
+from .operators import Blur, conjugate_gradients, resize
+from .prior import Denoiser, draw_normal
+from .solvers import DAE_SIGMA, State, geometric
 
 MIN_SIDE = 64
 MAX_SIZE = 31
@@ -210,8 +210,7 @@ def iterate_sgd_blind(
     x = operator.start(y)
     x_velocity, k_velocity = torch.zeros_like(x), torch.zeros_like(k)
     for evaluation in range(1, iterations + 1):
-        normal = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        prior = x - denoiser(x + dae_sigma * normal, dae_sigma)
+        prior = x - denoiser(x + dae_sigma * draw_normal(x, generator), dae_sigma)
         error = operator.forward(x) - y
         mean = float(error.square().mean())
         variance = residual_variance(mean, math.sqrt(2) * dae_sigma, operator.energy)
@@ -297,19 +296,16 @@ def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 
         blurred = torch.fft.irfft2(spectrum * torch.fft.rfft2(k, s=shape), s=shape)
         return adjoint(blurred[..., border : border + height, border : border + width]) + ridge * k
 
-    residual = adjoint(y)
-    k = torch.zeros_like(residual)
-    direction, product = residual, residual.square().sum()
-    target = 1e-7 * product
-    for _ in range(steps):
-        if product <= target:
-            break
-        image = normal(direction)
-        length = product / (direction * image).sum()
-        k = k + length * direction
-        residual = residual - length * image
-        previous, product = product, residual.square().sum()
-        direction = residual + (product / previous) * direction
+    b = adjoint(y)
+    k = conjugate_gradients(
+        normal,
+        lambda residual: residual,
+        lambda u, v: (u * v).sum(),
+        b,
+        torch.zeros_like(b),
+        1e-7 * float(b.square().sum()),
+        steps,
+    )
     return k.double().cpu()
 
 
@@ -389,12 +385,10 @@ def _sharpen(
     x = operator.start(level.y)
     backprojected = operator.adjoint(level.y)
     for i in range(EVALUATIONS):
-        fraction = i / (EVALUATIONS - 1)
-        sigma = SIGMAS[0] ** (1 - fraction) * SIGMAS[1] ** fraction
-        noise = max(NOISE[0] ** (1 - fraction) * NOISE[1] ** fraction, level.noise)
+        sigma = geometric(*SIGMAS, i, EVALUATIONS)
+        noise = max(geometric(*NOISE, i, EVALUATIONS), level.noise)
         if gamma:
-            normal = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            x = x + gamma * sigma * normal
+            x = x + gamma * sigma * draw_normal(x, generator)
         prior = denoiser(x, sigma * math.sqrt(1 + gamma**2))
         weight = KAPPA * noise**2 / sigma**2
         x = operator.solve(backprojected + weight * prior, 1.0, weight, prior, ACCURACY * sigma)
@@ -429,10 +423,7 @@ def _reduced(y: Tensor, scale: float) -> Tensor:
     """Resize, antialiased."""
     if scale == 1:
         return y
-    rows, columns = (
-        torch.from_numpy(resize_matrix(n, round(n * scale))).to(y) for n in y.shape[-2:]
-    )
-    return rows @ y @ columns.mT
+    return resize(y, (round(y.shape[-2] * scale), round(y.shape[-1] * scale)))
 
 
 def _correlation(x: Tensor, error: Tensor, size: int) -> Tensor:

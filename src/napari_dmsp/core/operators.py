@@ -159,7 +159,7 @@ class Blur:
         height, width = self.extended_shape
         # The residual's product is at least c |error|^2, and a spectrum's that of H W images.
         target = tolerance**2 * c * x0.numel() * height * width
-        spectrum = _conjugate_gradients(
+        spectrum = conjugate_gradients(
             normal,
             lambda r: inverse * r,
             dot,
@@ -290,7 +290,7 @@ class Resize:
         """Solve exactly; without a mask ``x0`` and ``tolerance`` are not needed."""
         if self.mask is None:
             return self._solve_complete(b, lam, c)
-        return _conjugate_gradients(
+        return conjugate_gradients(
             lambda v: lam * self.adjoint(self.forward(v)) + c * v,
             lambda r: self._solve_complete(r, lam * self.coverage, c),
             lambda u, v: (u * v).sum(),
@@ -308,12 +308,7 @@ class Resize:
 
     def start(self, y: Tensor) -> Tensor:
         """Interpolate bicubically."""
-        y = fill_gaps(y, self.mask)
-        rows, columns = (
-            torch.from_numpy(resize_matrix(a, b)).to(y.device, y.dtype)
-            for a, b in zip(self.small, self.large, strict=True)
-        )
-        return rows @ y @ columns.mT
+        return resize(fill_gaps(y, self.mask), self.large)
 
     def crop(self, x: Tensor) -> Tensor:
         """Return the whole image: reduction loses no border."""
@@ -340,6 +335,15 @@ def fill_gaps(y: Tensor, mask: Tensor | None) -> Tensor:
     coarse = fill_gaps(means, (share > 0).to(y))
     near = F.interpolate(coarse, y.shape[-2:], mode="bilinear", align_corners=False)
     return torch.where(kept > 0, y, near)
+
+
+def resize(y: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Resize (B, C, H, W) to a height and width: bicubic, antialiased."""
+    rows, columns = (
+        torch.from_numpy(resize_matrix(a, b)).to(y)
+        for a, b in zip(y.shape[-2:], shape, strict=True)
+    )
+    return rows @ y @ columns.mT
 
 
 def resize_matrix(old: int, new: int) -> NDArray[np.float64]:
@@ -373,7 +377,7 @@ def _coverage(mask: Tensor | None) -> float:
     return 1.0 if mask is None else float(mask.mean())
 
 
-def _conjugate_gradients(
+def conjugate_gradients(
     normal: Callable[[Tensor], Tensor],
     precondition: Callable[[Tensor], Tensor],
     dot: Callable[[Tensor, Tensor], Tensor],

@@ -60,8 +60,12 @@ def mean_shift(
     if not stochastic:
         return (denoiser(x, sigma) - x) / sigma**2
     half = sigma / math.sqrt(2)
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-    return (denoiser(x + half * noise, half) - x) / half**2
+    return (denoiser(x + half * draw_normal(x, generator), half) - x) / half**2
+
+
+def draw_normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw noise like ``x``, on the CPU: a seed means the same on any device."""
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .noise import FLOOR, residual_variance
 from .operators import Operator
-from .prior import Denoiser
+from .prior import Denoiser, draw_normal
 
 DAE_SIGMA = 11 / 255
 # Error of the data step relative to the width of the smoothing; 0.01 costs 0.1 dB.
@@ -107,23 +107,22 @@ def iterate_sgd(
     velocity = torch.zeros_like(x)
     prior_weight, norm = 1 / dae_sigma**2, operator.norm
     for evaluation in range(1, iterations + 1):
-        prior = x - denoiser(x + dae_sigma * _normal(x, generator), dae_sigma)
+        prior = x - denoiser(x + dae_sigma * draw_normal(x, generator), dae_sigma)
         error = operator.forward(x) - y
+        mean = _mean_square(error, operator)
         if noise_sigma is None:
-            mean = _mean_square(error, operator)
             variance = residual_variance(mean, math.sqrt(2) * dae_sigma, operator.energy)
         else:
             end = max(noise_sigma, FLOOR)
-            fraction = (evaluation - 1) / max(iterations - 1, 1)
-            variance = (max(noise_start or 0, end) ** (1 - fraction) * end**fraction) ** 2
+            start = max(noise_start or 0, end)
+            variance = geometric(start, end, evaluation - 1, iterations) ** 2
         weight = 1 / (1 + prior_weight * variance)
         update = weight / norm * operator.adjoint(error) + (1 - weight) * prior
         velocity = momentum * velocity - step * update
         x = x + velocity
         if bounds is not None:
             x = x.clamp(*bounds)
-        residual = math.sqrt(_mean_square(error, operator))
-        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), residual)
+        yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), math.sqrt(mean))
 
 
 def iterate_annealed(
@@ -154,7 +153,7 @@ def iterate_annealed(
     y, operator, noise_sigma, generator
         As for `iterate_sgd`. A noise level of None follows eq. 21 with the current smoothing.
     noise_bounds : tuple of float
-        Least and greatest noise level of that estimate, see `noise_bounds`.
+        Least and greatest noise level of that estimate, see `noise.noise_bounds`.
     denoiser : callable
         ``denoiser(x, sigma)`` for any sigma up to about 60/255.
     iterations : int
@@ -178,10 +177,9 @@ def iterate_annealed(
     correction = torch.zeros_like(x)
     for evaluation in range(1, iterations + 1):
         end = max(end_ratio * math.sqrt(variance), sigma_end)
-        fraction = (evaluation - 1) / max(iterations - 1, 1)
-        sigma = max(sigma_start, end) ** (1 - fraction) * end**fraction
+        sigma = geometric(max(sigma_start, end), end, evaluation - 1, iterations)
         turn = int(torch.randint(8, (1,), generator=generator)) if symmetries else 0
-        noisy = x + gamma * sigma * _normal(x, generator) if gamma else x
+        noisy = x + gamma * sigma * draw_normal(x, generator) if gamma else x
         prior = _turned(denoiser, noisy, sigma * math.sqrt(1 + gamma**2), turn)
         # The data step changes slowly between evaluations: the last one is a good first guess.
         weight = kappa * variance / sigma**2
@@ -209,9 +207,10 @@ def _turned(denoiser: Denoiser, x: Tensor, sigma: float, turn: int) -> Tensor:
     return torch.rot90(result, -(turn % 4), (-2, -1))
 
 
-def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    # Drawn on the CPU, so that a seed means the same on every device.
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+def geometric(first: float, last: float, index: int, count: int) -> float:
+    """Return value ``index`` of ``count`` that fall geometrically from ``first`` to ``last``."""
+    fraction = index / max(count - 1, 1)
+    return first ** (1 - fraction) * last**fraction
 
 
 def _mean_square(error: Tensor, operator: Operator) -> float:
