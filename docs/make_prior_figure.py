@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_dmsp.core import load_prior, mean_shift
+from napari_dmsp.core.inputs import LUMA
 
 SIGMA = 25 / 255
 STEPS = 12
@@ -35,7 +36,7 @@ def photograph(name: str) -> Array:
     """Grey version of a bundled photograph, on 0..1."""
     data = (resources.files("napari_dmsp") / "samples" / name).read_bytes()
     image = iio.imread(data, plugin="pillow")
-    grey = image @ np.array([0.299, 0.587, 0.114]) if image.ndim == 3 else image
+    grey = image @ np.array(LUMA) if image.ndim == 3 else image
     return (grey / 255).astype(np.float32)
 
 

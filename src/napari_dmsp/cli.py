@@ -101,7 +101,9 @@ Noise = Annotated[
 Solver = Annotated[Method, typer.Option(help="The fast solver, or the paper's own descent.")]
 Iterations = Annotated[
     int | None,
-    typer.Option(help="Evaluations of the denoiser.", show_default="24, or 300 for sgd"),
+    typer.Option(
+        help="Evaluations of the denoiser.", show_default="24 or, for superres, 30; 300 for sgd"
+    ),
 ]
 PriorName = Annotated[
     str | None,

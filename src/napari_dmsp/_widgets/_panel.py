@@ -65,7 +65,6 @@ class RunPanel(Container[Widget]):
         self._plane: Plane | None = None
         self._layer: Image | None = None
         self._name = ""
-        self._magnified = 1.0
         self._seconds_per_megapixel: float | None = None
 
         self._image = ComboBox(name="image", label="Image", choices=self.image_layers)
@@ -210,7 +209,7 @@ class RunPanel(Container[Widget]):
             self.refresh()
             return
         prepare, plane = self.request(), visible_plane(self.image, self._viewer.dims)
-        self._plane, self._layer, self._magnified = plane, None, self.magnification()
+        self._plane, self._layer = plane, None
         self._name = f"{self.image.name} {self.result_title}"
         self._bar.value, self._bar.visible = 0, True
         # Until the first evaluation the bar only says that something is going on.
@@ -309,7 +308,7 @@ class RunPanel(Container[Widget]):
             self._layer.metadata = {"napari-dmsp": result.to_dict()}
             # A search for the PSF has quicker evaluations than the restoration.
             if "psf_size" not in result.settings:
-                megapixels = math.prod(self._plane.shape) * self._magnified**2 / 1e6
+                megapixels = math.prod(result.image.shape[:2]) / 1e6
                 self._seconds_per_megapixel = result.seconds / result.evaluations / megapixels
             self._report.value = (
                 f"{result.evaluations} evaluations in {_duration(result.seconds)}. "

@@ -18,6 +18,8 @@ from .prior import Denoiser, Prior, load_prior
 
 METHODS = ("annealed", "sgd")
 MIN_SIDE = 8
+# Rec. 601, what "grey" means in the published benchmarks.
+LUMA = (0.299, 0.587, 0.114)
 
 
 class Options(TypedDict, total=False):

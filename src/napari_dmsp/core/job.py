@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -64,8 +65,9 @@ class Problem:
         The degradation.
     samples : Tensor
         The observation in the frame of the operator, zero where there is none.
-    noise_bounds : tuple of float
-        Least and greatest noise level on the scale of the prior, where it is not given.
+    noise_bounds : callable
+        Estimates the least and the greatest noise level on the scale of the prior; not called where
+        the level is given, or the solver has no use for it.
     schedule : Schedule
         Parameters of the solvers.
     psf : Tensor, optional
@@ -78,7 +80,7 @@ class Problem:
 
     operator: Operator
     samples: Tensor
-    noise_bounds: tuple[float, float]
+    noise_bounds: Callable[[], tuple[float, float]]
     schedule: Schedule
     psf: Tensor | None = None
     decode: Callable[[Tensor], Tensor] | None = None
@@ -94,7 +96,7 @@ class Problem:
     ) -> Problem:
         """State the problem of an operator that gives an image like the user's."""
         schedule = schedule or (SHARP if is_sharp(operator) else BLURRED)
-        bounds = noise_bounds(given.observed, operator)
+        bounds = partial(noise_bounds, given.observed, operator)
         return cls(operator, given.samples, bounds, schedule, psf)
 
     def states(self, given: Input, generator: torch.Generator) -> Iterator[State]:
@@ -123,7 +125,7 @@ class Problem:
                 self.operator,
                 given.model,
                 noise_sigma=known,
-                noise_bounds=self.noise_bounds,
+                noise_bounds=self.noise_bounds() if known is None else (known, known),
                 sigma_start=schedule.sigma_start,
                 sigma_end=schedule.sigma_end,
                 end_ratio=schedule.end_ratio,
@@ -230,11 +232,7 @@ def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
         The degradation.
     """
     total = evaluations(given, problem.schedule)
-
-    def steps(generator: torch.Generator) -> Iterator[State]:
-        return problem.states(given, generator)
-
-    return Job(total, settings | describe(given, total), given, steps)
+    return Job(total, settings | describe(given, total), given, partial(problem.states, given))
 
 
 def evaluations(given: Input, schedule: Schedule) -> int:

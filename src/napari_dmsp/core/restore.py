@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from .blind import count_evaluations, iterate_blind, iterate_sgd_blind
 from .device import explain_failures
 from .errors import DmspError
-from .inputs import Input, Options, check_psf, read_input
+from .inputs import LUMA, Input, Options, check_psf, read_input
 from .job import (
     BLURRED,
     MOSAIC,
@@ -45,7 +46,6 @@ MAX_SCALE = 8
 SGD_BLIND = 1000
 # What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
 KERNEL_NOISE = 2 / 255
-LUMA = (0.299, 0.587, 0.114)
 
 
 def deblur(
@@ -169,7 +169,9 @@ def superres(
         Point spread function (kh, kw) in pixels of the result. Where it is given, the image is
         taken for the samples of the blurred result at the centres of blocks of ``scale`` pixels,
         a whole number. By default, see the notes.
-    noise_sigma, mask, channel_axis, prior, method, iterations, background, seed, device, callback
+    iterations : int, optional
+        Evaluations of the denoiser; by default 30, or 300 for "sgd".
+    noise_sigma, mask, channel_axis, prior, method, background, seed, device, callback
         As for `deblur`.
 
     Returns
@@ -356,10 +358,15 @@ def _mosaic_problem(
     if encoding is not None:
         slope, decode = encoding.slope(y, weights), encoding.decode
         y = encoding.encode(y, weights)
-    sigma = patch_sigma(y, tile.sum(0) > 0)
+    filled = y
     if given.kept is not None:
         weights, y = weights * given.kept[0], y * given.kept
-    return Problem(Mosaic(weights), y, (sigma, sigma), MOSAIC, decode=decode, slope=slope)
+
+    def bounds() -> tuple[float, float]:
+        sigma = patch_sigma(filled, tile.sum(0) > 0)
+        return sigma, sigma
+
+    return Problem(Mosaic(weights), y, bounds, MOSAIC, decode=decode, slope=slope)
 
 
 def _blur_problem(
@@ -377,7 +384,7 @@ def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> P
     mask, samples = given.observed.new_zeros(2, *given.observed.shape[:2], *large)
     mask[each] = 1 if given.kept is None else given.kept
     samples[each] = given.samples
-    bounds = sharp_bounds(given.observed)
+    bounds = partial(sharp_bounds, given.observed)
     return Problem(Blur(psf, large, mask), samples, bounds, SHARP, psf)
 
 
@@ -405,13 +412,17 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             problem = _blur_problem(given, kernel, BLURRED)
-            least, most = (max(bound, KERNEL_NOISE) for bound in problem.noise_bounds)
-            problem = replace(problem, noise_bounds=(least, most))
+            problem = replace(problem, noise_bounds=partial(_raised, problem.noise_bounds))
             for step in problem.states(given, generator):
                 yield replace(step, evaluation=search + step.evaluation, total=search + finish)
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
     return Job(search + finish, settings, given, steps)
+
+
+def _raised(bounds: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    least, most = bounds()
+    return max(least, KERNEL_NOISE), max(most, KERNEL_NOISE)
 
 
 def _luminance(observed: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import io
+from ..core import inputs
 from ..core.errors import DmspError
 
-# Rec. 601 luma, what "grey" means in the published denoising benchmarks.
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array(inputs.LUMA, dtype=np.float32)
 
 
 def find_images(folders: Iterable[str | Path]) -> list[Path]:
