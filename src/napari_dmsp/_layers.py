@@ -1,9 +1,11 @@
-"""From a napari layer to an array, and from a restored array to a layer. No Qt."""
+"""From a napari layer to arrays, and from restored arrays to a layer. No Qt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,103 +13,330 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from napari.components import Dims
-    from napari.layers import Image
+    from napari.layers import Image, Layer, Shapes
+
+# Rows from, to; columns from, to.
+Region = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
-    """The 2-D plane of an image layer that the viewer shows, and where its restoration belongs.
+class Selection:
+    """What is to be restored of an image layer, plane by plane, and where the result belongs.
 
     Made in the GUI thread, where it computes nothing; `read` may run anywhere.
 
     Attributes
     ----------
     index : tuple of slice
-        The plane in the layer's data: all of two axes, one step of the others, and of RGBA the
-        colours only.
+        The part of the layer's data: a rectangle in two axes, one or all steps of the others, and
+        of RGBA the colours only.
     axes : tuple of int
-        The two axes of the plane.
+        The two axes of a plane.
     rgb : bool
         Whether colours lie along the last axis.
+    margin : Region
+        The rectangle as read: with what surrounds it, as far as there is any.
     layer_options : dict
-        What a layer with the restored plane takes over: transform, units, colormap and so on.
+        What a layer with the restored part takes over: transform, units, colormap and so on.
     """
 
     index: tuple[slice, ...]
     axes: tuple[int, int]
     rgb: bool
+    margin: Region
     layer_options: dict[str, Any]
     _data: Any = field(repr=False)
     _to_physical: Callable[[Any], Any] = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        height, width = (self.index[axis].stop for axis in self.axes)
-        return height, width
+        """Height and width of a plane."""
+        return _size(self.index[self.axes[0]]), _size(self.index[self.axes[1]])
 
     @property
-    def channel_axis(self) -> int | None:
-        """Axis of the colours in the array that `read` returns."""
-        return -1 if self.rgb else None
+    def read_shape(self) -> tuple[int, int]:
+        """Height and width of a plane with its margin, which is what is computed."""
+        return _size(self.margin[0]), _size(self.margin[1])
 
-    def read(self) -> NDArray[Any]:
-        """Compute the plane, (H, W) or (H, W, 3)."""
-        shape = (*self.shape, 3) if self.rgb else self.shape
-        return np.asarray(self._data[self.index]).reshape(shape)
+    @property
+    def axis_labels(self) -> tuple[str, ...]:
+        """Names of the layer's axes."""
+        labels: tuple[str, ...] = self.layer_options["axis_labels"]
+        return labels
 
-    def place(self, image: NDArray[np.float32]) -> NDArray[Any]:
-        """Give a restored plane the axes of the layer, for a layer with `layer_options`."""
-        values: NDArray[Any] = image
-        if self.rgb and np.issubdtype(self._data.dtype, np.integer):
-            # The viewer takes colours as integers of full range or as 0..1, unlike grey values.
-            limits = np.iinfo(self._data.dtype)
-            values = np.clip(np.rint(image), limits.min, limits.max).astype(self._data.dtype)
-        shape = [part.stop - part.start for part in self.index]
-        for axis, size in zip(self.axes, image.shape[:2], strict=True):
+    @property
+    def planes(self) -> list[tuple[int, ...]]:
+        """The steps of the axes that a plane does not have, one entry a plane."""
+        others = (p for a, p in enumerate(self.index[: self._ndim]) if a not in self.axes)
+        return list(product(*(range(part.start, part.stop) for part in others)))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the layer's data."""
+        return np.dtype(self._data.dtype)
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether more is read than restored."""
+        return self.shape != self.read_shape
+
+    @property
+    def inner(self) -> Region:
+        """Where, in a plane as read, the part without the margin is."""
+        rows, columns = (
+            slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
+            for axis, around in zip(self.axes, self.margin, strict=True)
+        )
+        return rows, columns
+
+    def source(self, steps: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the index of a plane with its margin in the layer's data."""
+        index = self._spread(steps, self.margin)
+        return (*index, slice(0, 3)) if self.rgb else index
+
+    def target(self, steps: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the index of a plane in the result.
+
+        Steps may be names, for code.
+        """
+        starts = [p.start for a, p in enumerate(self.index[: self._ndim]) if a not in self.axes]
+        own = [
+            (f"{step} - {start}" if start else step) if isinstance(step, str) else step - start
+            for step, start in zip(steps, starts, strict=True)
+        ]
+        return self._spread(own, (slice(None), slice(None)))
+
+    def _spread(self, steps: Sequence[Any], plane: Region) -> tuple[Any, ...]:
+        others, within = iter(steps), iter(plane)
+        return tuple(next(within if axis in self.axes else others) for axis in range(self._ndim))
+
+    @property
+    def _ndim(self) -> int:
+        return len(self.layer_options["scale"])
+
+    def read(self, steps: Sequence[int]) -> NDArray[Any]:
+        """Compute a plane with its margin, (H, W) or (H, W, 3)."""
+        return np.asarray(self._data[self.source(steps)])
+
+    def blank(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """Return an empty array for all planes that are like a restored one."""
+        shape = [_size(part) for part in self.index[: self._ndim]]
+        for axis, size in zip(self.axes, plane.shape[:2], strict=True):
             shape[axis] = size
-        return values.reshape(shape)
+        return np.zeros((*shape, *plane.shape[2:]), plane.dtype)
 
-    def options_for(self, image: NDArray[np.float32]) -> dict[str, Any]:
-        """Return `layer_options` for a result of any size that covers the plane."""
-        ndim = len(self.layer_options["scale"])
-        start = np.array([float(part.start) for part in self.index[:ndim]])
-        step = np.ones(ndim)
-        for axis, old, new in zip(self.axes, self.shape, image.shape[:2], strict=True):
+    def options_for(self, shape: Sequence[int], rgb: bool) -> dict[str, Any]:
+        """Return `layer_options` for a result whose planes have any size and cover the part."""
+        start = np.array([float(part.start) for part in self.index[: self._ndim]])
+        step = np.ones(self._ndim)
+        for axis, old, new in zip(self.axes, self.shape, shape[:2], strict=True):
             step[axis] = old / new
+        options = self.layer_options
+        if rgb:
+            options = {k: v for k, v in options.items() if k not in _GREY_OPTIONS}
         # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
-        return self.layer_options | {
-            "scale": self.layer_options["scale"] * step,
+        return options | {
+            "rgb": rgb,
+            "scale": options["scale"] * step,
             "translate": self._to_physical(start + (step - 1) / 2),
         }
 
 
-def visible_plane(layer: Image, dims: Dims) -> Plane:
-    """Find the plane of ``layer`` that a viewer with ``dims`` shows.
+_GREY_OPTIONS = ("colormap", "contrast_limits", "gamma")
+
+
+def select(
+    layer: Image,
+    dims: Dims,
+    *,
+    region: Region | None = None,
+    along: Sequence[int] = (),
+    margin: int = 0,
+    align: int = 1,
+) -> Selection:
+    """Select what a viewer with ``dims`` shows of ``layer``, and more or less of it.
 
     In 3-D view it is the plane that 2-D view would show. A layer with several resolutions is
     taken at its finest.
+
+    Parameters
+    ----------
+    layer : Image
+        What is restored.
+    dims : Dims
+        Of the viewer; they say which two axes a plane has, and which step is shown.
+    region : Region, optional
+        Rectangle within the plane; all of it by default.
+    along : sequence of int
+        Other axes of which all steps are selected, and not only the one shown.
+    margin : int
+        Pixels around the region that are restored too, and cut off.
+    align : int
+        The region begins at multiples of this many pixels.
+
+    Raises
+    ------
+    ValueError
+        If the region is outside the image.
     """
     data = full_resolution(layer)
-    offset = dims.ndim - layer.ndim
-    order = [axis - offset for axis in dims.order if axis >= offset]
-    # Axes in the order of the data, so that the plane and the PSF are oriented alike.
-    first, second = sorted(order[-2:])
+    axes = plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
     index = [
-        slice(0, size) if axis in (first, second) else _step(position[axis], size)
+        slice(0, size) if axis in (*axes, *along) else _step(position[axis], size)
         for axis, size in enumerate(data.shape[: layer.ndim])
     ]
+    around = [index[axis] for axis in axes]
+    if region is not None:
+        for i, (axis, part) in enumerate(zip(axes, region, strict=True)):
+            size = data.shape[axis]
+            start, stop = max(part.start, 0) // align * align, min(part.stop, size)
+            if start >= stop:
+                raise ValueError("The region lies outside the image; move it or choose another.")
+            index[axis] = slice(start, stop)
+            around[i] = slice(max(start - margin, 0) // align * align, min(stop + margin, size))
     to_physical = _physical_transform(layer)
-    options = _layer_options(layer) | {"translate": to_physical([part.start for part in index])}
     if layer.rgb:
         index.append(slice(0, 3))
-    return Plane(tuple(index), (first, second), layer.rgb, options, data, to_physical)
+    return Selection(
+        tuple(index),
+        axes,
+        layer.rgb,
+        (around[0], around[1]),
+        _layer_options(layer),
+        data,
+        to_physical,
+    )
+
+
+def plane_axes(layer: Layer, dims: Dims) -> tuple[int, int]:
+    """Return the two axes of a layer that a viewer with ``dims`` shows in 2-D view.
+
+    In the order of the data, so that the plane and the PSF are oriented alike.
+    """
+    offset = dims.ndim - layer.ndim
+    order = [axis - offset for axis in dims.order if axis >= offset]
+    first, second = sorted(order[-2:])
+    return first, second
 
 
 def full_resolution(layer: Image) -> Any:
     """Return the data of a layer, without computing or copying it."""
     return layer.data[0] if layer.multiscale else layer.data
+
+
+def visible_region(layer: Image, dims: Dims, most: int | None = None) -> Region:
+    """Return the part of a layer's plane that is on screen.
+
+    Parameters
+    ----------
+    layer : Image
+        A layer of a viewer.
+    dims : Dims
+        Of the viewer. In 3-D view, all of the plane counts as visible.
+    most : int, optional
+        Longest side in pixels; the middle of what is visible is taken.
+    """
+    axes = plane_axes(layer, dims)
+    sizes = [full_resolution(layer).shape[axis] for axis in axes]
+    parts = [slice(0, size) for size in sizes]
+    if dims.ndisplay == 2:
+        factor = layer.downsample_factors[layer.data_level] if layer.multiscale else None
+        corners = layer.corner_pixels if factor is None else layer.corner_pixels * factor
+        step = [1 if factor is None else factor[axis] for axis in axes]
+        parts = [
+            slice(max(0, int(corners[0][axis])), min(size, int(corners[1][axis] + width)))
+            for axis, size, width in zip(axes, sizes, step, strict=True)
+        ]
+    if most is not None:
+        parts = [_middle(part, most) for part in parts]
+    return parts[0], parts[1]
+
+
+def shape_region(shapes: Shapes, layer: Image, dims: Dims) -> Region:
+    """Return the bounding box, in a layer's plane, of the shape that is selected or was last drawn.
+
+    Raises
+    ------
+    ValueError
+        If nothing was drawn.
+    """
+    corners = np.array([_into(layer, shapes, vertex) for vertex in _drawn(shapes)])
+    rows, columns = (corners[:, axis] for axis in plane_axes(layer, dims))
+    low, high = (math.floor(rows.min() + 0.5), math.floor(rows.max() + 0.5) + 1)
+    left, right = (math.floor(columns.min() + 0.5), math.floor(columns.max() + 0.5) + 1)
+    return slice(low, high), slice(left, right)
+
+
+def drawn_motion(shapes: Shapes, layer: Image, dims: Dims) -> tuple[float, float]:
+    """Return length (pixels) and angle (degrees) from the first to the last point of a drawn line.
+
+    The angle is counter-clockwise from the x axis as the image is displayed, as for `motion_psf`.
+
+    Raises
+    ------
+    ValueError
+        If nothing was drawn, or the line has no length.
+    """
+    vertices = _drawn(shapes)
+    begin, end = (_into(layer, shapes, vertex) for vertex in (vertices[0], vertices[-1]))
+    down, right = ((end - begin)[axis] for axis in plane_axes(layer, dims))
+    length = math.hypot(down, right)
+    if length < 1:
+        raise ValueError(f"The line in {shapes.name!r} is shorter than a pixel; draw a longer one.")
+    return length, math.degrees(math.atan2(-down, right))
+
+
+def pixel_size(layer: Image, dims: Dims, unit: str = "um") -> tuple[float, float]:
+    """Return height and width of a layer's pixels.
+
+    Raises
+    ------
+    ValueError
+        If the layer has no physical units.
+    """
+    sizes = []
+    for axis in plane_axes(layer, dims):
+        quantity = float(layer.scale[axis]) * layer.units[axis]
+        if not quantity.check("[length]"):
+            raise ValueError(
+                f"{layer.name!r} has no pixel size: set scale and units of the layer, or use px."
+            )
+        sizes.append(float(quantity.to(unit).magnitude))
+    return sizes[0], sizes[1]
+
+
+def other_axes(layer: Image, dims: Dims) -> dict[int, str]:
+    """Return the axes longer than 1 that a plane does not have, with their labels."""
+    data, axes = full_resolution(layer), plane_axes(layer, dims)
+    return {
+        axis: str(label)
+        for axis, label in enumerate(layer.axis_labels)
+        if axis not in axes and data.shape[axis] > 1
+    }
+
+
+def _size(part: slice) -> int:
+    return int(part.stop - part.start)
+
+
+def _middle(part: slice, most: int) -> slice:
+    excess = max(0, _size(part) - most)
+    return slice(part.start + excess // 2, part.stop - (excess - excess // 2))
+
+
+def _drawn(shapes: Shapes) -> NDArray[Any]:
+    if not len(shapes.data):
+        raise ValueError(f"Nothing is drawn in {shapes.name!r}.")
+    chosen = max(shapes.selected_data, default=len(shapes.data) - 1)
+    vertices: NDArray[Any] = np.asarray(shapes.data[chosen])
+    return vertices
+
+
+def _into(layer: Image, shapes: Shapes, vertex: NDArray[Any]) -> NDArray[Any]:
+    """From the coordinates of one layer to those of another."""
+    point: NDArray[Any] = np.asarray(layer.world_to_data(shapes.data_to_world(vertex)))
+    return point
 
 
 def _step(position: float, size: int) -> slice:
@@ -132,7 +361,6 @@ def _layer_options(layer: Image) -> dict[str, Any]:
     All at once: to assign scale and units of an existing layer can hang (napari#8828).
     """
     options = {
-        "rgb": layer.rgb,
         "scale": layer.scale,
         "rotate": layer.rotate,
         "shear": layer.shear,
@@ -141,9 +369,5 @@ def _layer_options(layer: Image) -> dict[str, Any]:
         "axis_labels": layer.axis_labels,
     }
     if not layer.rgb:
-        options |= {
-            "colormap": layer.colormap,
-            "contrast_limits": layer.contrast_limits,
-            "gamma": layer.gamma,
-        }
+        options |= {name: getattr(layer, name) for name in _GREY_OPTIONS}
     return options

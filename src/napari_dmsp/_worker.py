@@ -1,21 +1,25 @@
-"""Runs a restoration beside the viewer: the only file that knows threads."""
+"""Runs restorations beside the viewer: the only file that knows threads."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from superqt.utils import GeneratorWorker
 
 if TYPE_CHECKING:
-    from .core import Job, Restoration
+    from .core import Job
 
 ESTIMATE_SECONDS = 0.25
+
+Convert = Callable[[NDArray[np.float32], dict[str, Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -24,50 +28,94 @@ class Progress:
 
     Attributes
     ----------
+    plane : int
+        Which plane, from 0.
     evaluation, total : int
-        Evaluations of the denoiser so far, and planned.
+        Evaluations of the denoiser for this plane so far, and planned.
     seconds : float
-        Time since the first evaluation began.
+        Time since the first evaluation of the first plane began.
     residual, noise_sigma : float
         In the image's units.
     estimate : ndarray or None
-        The image so far; a few times a second only.
+        The plane so far, converted; a few times a second only.
     """
 
+    plane: int
     evaluation: int
     total: int
     seconds: float
     residual: float
     noise_sigma: float
-    estimate: NDArray[np.float32] | None
+    estimate: NDArray[Any] | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A plane whose restoration has ended.
+
+    Attributes
+    ----------
+    plane : int
+        Which plane, from 0.
+    image : ndarray
+        Converted.
+    psf : ndarray or None
+        The point spread function used or found.
+    about : dict
+        `Restoration.to_dict`; with "stopped", whether the user ended it early.
+    """
+
+    plane: int
+    image: NDArray[Any]
+    psf: NDArray[np.float32] | None
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a restoration ended: with a result, an error, or neither if it was cancelled."""
+    """How a run ended: well or stopped, cancelled, or with an error.
 
-    restoration: Restoration | None = None
+    Attributes
+    ----------
+    cancelled : bool
+        Whether all that was done is to be dropped.
+    error : str or None
+        What happened.
+    left_out : tuple of (int, str)
+        Planes among others that cannot be restored, and why.
+    """
+
+    cancelled: bool = False
     error: str | None = None
+    left_out: tuple[tuple[int, str], ...] = ()
 
 
 class Runner:
-    """Runs one restoration at a time in another thread and reports to this one.
+    """Runs the planes of one restoration at a time in another thread and reports to this one.
 
     Parameters
     ----------
     on_progress : callable
         Called in the GUI thread with every `Progress`.
+    on_done : callable
+        Called in the GUI thread with the `Done` of every plane.
     on_outcome : callable
         Called in the GUI thread once a run, with its `Outcome`.
     """
 
     def __init__(
-        self, on_progress: Callable[[Progress], None], on_outcome: Callable[[Outcome], None]
+        self,
+        on_progress: Callable[[Progress], None],
+        on_done: Callable[[Done], None],
+        on_outcome: Callable[[Outcome], None],
     ) -> None:
         self._on_progress = on_progress
+        self._on_done = on_done
         self._on_outcome = on_outcome
         self._request: _Request | None = None
         self.closed = False
+        # Its libraries stop the viewer for 0.2 s and more: now, rather than during a run.
+        threading.Thread(target=_load_torch, name="napari-dmsp loads torch").start()
 
     @property
     def running(self) -> bool:
@@ -76,11 +124,25 @@ class Runner:
 
     @property
     def ending(self) -> bool:
-        """Whether the current evaluation is the run's last."""
+        """Whether the run ends as soon as it can."""
         return self._request is not None and (self._request.stop or self._request.cancel)
 
-    def start(self, prepare: Callable[[], Job]) -> bool:
-        """Call ``prepare`` and run its job in another thread.
+    def start(
+        self,
+        jobs: Sequence[Callable[[], Job]],
+        convert: Convert = lambda image, _: image,
+        interval: float = ESTIMATE_SECONDS,
+    ) -> bool:
+        """Prepare and run jobs, one after the other, in another thread.
+
+        Parameters
+        ----------
+        jobs : sequence of callable
+            Each reads a plane and prepares its job.
+        convert : callable
+            ``convert(image, settings)`` makes the images that are reported.
+        interval : float
+            Seconds between estimates at least.
 
         Returns
         -------
@@ -90,8 +152,8 @@ class Runner:
         if self.running or self.closed:
             return False
         self._request = _Request()
-        worker = GeneratorWorker(_work, prepare, self._request)
-        worker.yielded.connect(self._progressed)
+        worker = GeneratorWorker(_work, jobs, convert, interval, self._request)
+        worker.yielded.connect(self._yielded)
         worker.returned.connect(self._ended)
         worker.start()
         return True
@@ -102,7 +164,7 @@ class Runner:
             self._request.stop = True
 
     def cancel(self) -> None:
-        """End the run after the current evaluation, without a result."""
+        """End the run within the current evaluation, and drop what was done."""
         if self._request is not None:
             self._request.cancel = True
 
@@ -111,10 +173,15 @@ class Runner:
         self.closed = True
         self.cancel()
 
-    def _progressed(self, progress: Progress) -> None:
+    def _yielded(self, message: Progress | Done) -> None:
         # Messages may still be queued when the user cancels.
-        if not self.closed and self._request is not None and not self._request.cancel:
-            self._on_progress(progress)
+        if self.closed or self._request is None or self._request.cancel:
+            return
+        if isinstance(message, Done):
+            self._on_done(message)
+        else:
+            self._on_progress(message)
+            self._request.behind = self._request.behind and message.estimate is None
 
     def _ended(self, outcome: Outcome) -> None:
         self._request = None
@@ -124,46 +191,113 @@ class Runner:
 
 @dataclass
 class _Request:
-    """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended."""
+    """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended.
+
+    `behind` says that an estimate was sent which the viewer has not shown yet.
+    """
 
     stop: bool = False
     cancel: bool = False
+    behind: bool = False
 
 
-def _work(prepare: Callable[[], Job], request: _Request) -> Generator[Progress, None, Outcome]:
+class _CancelledError(Exception):
+    """The user wants no more."""
+
+
+Messages = Generator[Progress | Done, None, Outcome]
+
+
+def _work(
+    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: _Request
+) -> Messages:
     # Nothing may be raised: the worker swallows every RuntimeError, and with it CUDA's
     # out-of-memory, and would never say that it ended.
     try:
-        return (yield from _run(prepare, request))
+        with _interruptible(request):
+            return (yield from _run(jobs, convert, interval, request))
+    except _CancelledError:
+        return Outcome(cancelled=True)
     except Exception as error:
         logging.getLogger(__name__).debug("The restoration failed.", exc_info=True)
-        # A DmspError is written for the user; of others the type says the most.
-        expected = isinstance(error, ValueError)
-        return Outcome(error=str(error) if expected else f"{type(error).__name__}: {error}")
+        return Outcome(error=_explain(error))
 
 
-def _run(prepare: Callable[[], Job], request: _Request) -> Generator[Progress, None, Outcome]:
-    if request.cancel:
-        return Outcome()
-    job = prepare()
+def _run(
+    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: _Request
+) -> Messages:
     begin = time.perf_counter()
-    shown = -ESTIMATE_SECONDS
-    for state in job.states():
-        if request.cancel:
-            return Outcome()
-        seconds = time.perf_counter() - begin
-        show = seconds - shown >= ESTIMATE_SECONDS
-        shown = seconds if show else shown
-        yield Progress(
-            state.evaluation,
-            state.total,
-            seconds,
-            state.residual,
-            state.noise_sigma,
-            state.array() if show else None,
-        )
+    shown = -interval
+    left_out = []
+    for plane, prepare in enumerate(jobs):
+        _check(request)
+        try:
+            job = prepare()
+        except ValueError as error:
+            if len(jobs) == 1:
+                raise
+            # One empty plane must not end the run of a stack.
+            left_out.append((plane, _explain(error)))
+            continue
+        start = time.perf_counter()
+        for state in job.states():
+            _check(request)
+            now = time.perf_counter()
+            show = now - begin - shown >= interval and not request.behind
+            if show:
+                shown, request.behind = now - begin, True
+            yield Progress(
+                plane,
+                state.evaluation,
+                state.total,
+                now - begin,
+                state.residual,
+                state.noise_sigma,
+                convert(state.array(), job.settings) if show else None,
+            )
+            if request.stop:
+                break
+        _check(request)
+        result = job.result(state, time.perf_counter() - start)
+        stopped = state.evaluation < state.total
+        about = result.to_dict() | {"stopped": stopped}
+        yield Done(plane, convert(result.image, job.settings), result.psf, about)
         if request.stop:
             break
+    if len(left_out) == len(jobs):
+        return Outcome(error=left_out[0][1])
+    return Outcome(left_out=tuple(left_out))
+
+
+def _explain(error: Exception) -> str:
+    # A DmspError is written for the user; of others the type says the most.
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _check(request: _Request) -> None:
     if request.cancel:
-        return Outcome()
-    return Outcome(job.result(state, time.perf_counter() - begin))
+        raise _CancelledError
+
+
+@contextmanager
+def _interruptible(request: _Request) -> Iterator[None]:
+    """Look for the user's cancel before everything that this thread asks of torch."""
+    from torch.overrides import TorchFunctionMode
+
+    # Modes belong to a thread. Hooks of the networks would not do: the data step of a large
+    # image, which evaluates none, takes seconds too.
+    class Mode(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, _: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            _check(request)
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        yield
+
+
+def _load_torch() -> None:
+    # Whatever is wrong is said where it is needed.
+    with suppress(Exception):
+        from . import core  # noqa: F401

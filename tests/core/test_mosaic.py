@@ -4,7 +4,7 @@ import torch
 from skimage import data
 
 from napari_dmsp import DmspError, demosaic
-from napari_dmsp.core.mosaic import PATTERNS, Encoding, Mosaic, cfa_tile, cfa_weights
+from napari_dmsp.core.mosaic import PATTERNS, Encoding, Mosaic, cfa_tile, cfa_weights, develop
 from napari_dmsp.core.noise import patch_sigma
 
 PHOTO = data.astronaut()[40:112, 170:242].astype(np.float32)
@@ -156,3 +156,14 @@ def test_the_published_descent():
 def test_bad_input_is_refused(mosaic, options, message):
     with pytest.raises(DmspError, match=message):
         demosaic(mosaic, **options)
+
+
+def test_develop_balances_and_brightens():
+    linear = np.random.default_rng(0).random((20, 20, 3)) * (0.1, 0.3, 0.2)
+    shown = develop(linear)
+    assert shown.dtype == np.float32
+    means = shown.mean((0, 1))
+    assert np.ptp(means) < 0.03
+    assert means.min() > 0.3
+    assert not develop(np.zeros((4, 4, 3))).any()
+    assert develop(np.full((4, 4, 3), 1.0)).max() <= 1

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 
+from napari_dmsp.core import priors_folder
 from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.networks import DnCNN, UNet
 from napari_dmsp.core.prior import available_priors, load_prior, mean_shift
@@ -61,6 +62,36 @@ def test_bundled_priors_load_with_their_card():
         prior = load_prior(name)
         assert (prior.channels, prior.noise_sigma) == (channels, None)
         assert prior.card["sha256"] == prior.sha256
+
+
+def save_unet(path, channels=1):
+    net = UNet(channels, (8, 8), 1)
+    config = json.dumps({"architecture": "unet", **net.config})
+    save_file(net.state_dict(), path, metadata={"napari-dmsp": config})
+    return net
+
+
+def test_the_users_own_priors_come_after_the_bundled_ones(tmp_path, monkeypatch):
+    folder = tmp_path / "priors"
+    monkeypatch.setenv("NAPARI_DMSP_PRIORS", str(folder))
+    assert priors_folder() == folder
+    bundled = available_priors()
+    folder.mkdir()
+    net = save_unet(folder / "a mine.safetensors")
+    # Neither a state of training, nor a file with the name of a bundled prior.
+    save_unet(folder / "a mine.state.safetensors")
+    save_unet(folder / "gray.safetensors")
+    assert available_priors() == [*bundled, "a mine"]
+    x = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(load_prior("a mine")(x, 0.001), net(x, 0.001))
+    assert load_prior("gray").card["sha256"] == load_prior("gray").sha256
+
+
+def test_the_users_folder_is_where_the_system_keeps_data(monkeypatch):
+    monkeypatch.delenv("NAPARI_DMSP_PRIORS", raising=False)
+    assert priors_folder().parts[-2:] == ("napari-dmsp", "priors")
+    assert priors_folder().is_absolute()
 
 
 @pytest.mark.parametrize(("name", "channels", "gain"), [("rgb", 3, 6), ("gray", 1, 6)])

@@ -13,7 +13,13 @@ from safetensors.torch import load_file
 
 from napari_dmsp.core import DmspError, deblur, load_prior
 from napari_dmsp.core.kernel import gaussian_psf
-from napari_dmsp.training.data import PatchSampler, augment, find_images, read_image
+from napari_dmsp.training.data import (
+    PatchSampler,
+    augment,
+    find_images,
+    find_sources,
+    read_image,
+)
 from napari_dmsp.training.train import (
     Recipe,
     _hold_out,
@@ -51,6 +57,8 @@ class Stop:
         self.left, self.values = reports, []
 
     def __call__(self, values):
+        if "images" in values:
+            return False
         self.left -= 1
         self.values.append(values)
         return self.left <= 0
@@ -95,6 +103,46 @@ def test_unusable_images(tmp_path):
         read_image(tmp_path / "broken.png", 3)
 
 
+def test_arrays_are_read_like_files(tmp_path):
+    colour = smooth_image(0)
+    grey = colour[..., 0]
+    for name, array, channels in [
+        ("colour", colour, 3),
+        ("luma", colour, 1),
+        ("grey", grey, 1),
+        ("deep", grey.astype(np.uint16) * 7, 1),
+    ]:
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, array)
+        np.testing.assert_array_equal(read_image(array, channels), read_image(path, channels))
+    assert read_image(grey > 128, 1).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "channels", "message"),
+    [
+        (np.zeros((4, 5)), 3, r"of shape \(4, 5\) is grey"),
+        (np.full((4, 5), np.nan), 1, "NaN"),
+        (np.zeros((4, 5, 4)), 3, "give"),
+        (np.zeros((2, 4, 5, 3)), 3, "give"),
+        (np.zeros((4, 5), complex), 1, "complex128"),
+    ],
+)
+def test_unusable_arrays(array, channels, message):
+    with pytest.raises(DmspError, match=message):
+        read_image(array, channels)
+
+
+def test_folders_and_arrays_together(folder):
+    array = smooth_image(3)
+    *files, last = find_sources([folder, array])
+    assert files == find_images([folder])
+    assert last is array
+    assert len(find_sources([array])) == 1
+    with pytest.raises(DmspError, match="no images"):
+        find_sources([])
+
+
 def test_patches_come_from_the_images():
     images = [np.full((20, 30, 1), 50, np.uint8), np.full((16, 16, 1), 200, np.uint8)]
     sampler = PatchSampler([*images, np.zeros((4, 90, 1), np.uint8)], 16, CPU)
@@ -133,11 +181,11 @@ def test_augmentations_are_distinct():
     ("total", "held"), [(1, 1), (2, 1), (13, 1), (25, 2), (120, 12), (500, 12)]
 )
 def test_few_images_are_held_out(total, held):
-    files = list(range(total))
-    kept, out = _hold_out(files)
+    images = [np.full((2, 2), index) for index in range(total)]
+    kept, out = ({int(image[0, 0]) for image in part} for part in _hold_out(images))
     assert len(out) == held
     assert len(kept) == max(1, total - held)
-    assert total == 1 or not set(kept) & set(out)
+    assert total == 1 or not kept & out
 
 
 def test_noise_levels():
@@ -175,6 +223,36 @@ def test_training_writes_weights_state_and_card(tmp_path, folder):
     image = smooth_image(9)
     restored = deblur(image, gaussian_psf(1), channel_axis=-1, prior=out, iterations=1).image
     assert restored.shape == image.shape
+
+
+class Lazy:
+    """An array that is computed when it is asked for."""
+
+    def __init__(self, array):
+        self.array, self.computed = array, 0
+
+    def __array__(self, dtype=None, copy=None):
+        self.computed += 1
+        return self.array
+
+
+def test_training_on_arrays(tmp_path, folder):
+    reports = []
+    lazy = [Lazy(smooth_image(seed)) for seed in range(3)]
+    card = train(
+        lazy,
+        tmp_path / "tiny.safetensors",
+        recipe=TINY,
+        minutes=INSTANT,
+        device="cpu",
+        progress=reports.append,
+    )
+    assert [image.computed for image in lazy] == [1, 1, 1]
+    assert [report.get("images") for report in reports] == [0.5, 1, None]
+    files = train([folder], tmp_path / "b.safetensors", recipe=TINY, minutes=INSTANT, device="cpu")
+    # The same images, so the same training.
+    assert card["validation_psnr"] == files["validation_psnr"]
+    assert card["data"]["pixels"] == files["data"]["pixels"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")

@@ -57,11 +57,17 @@ def _with_prior(prepare, prior):
     return prepare_with_fake
 
 
+@pytest.fixture(autouse=True)
+def no_own_priors(monkeypatch, tmp_path):
+    """Whoever runs the tests may have trained some."""
+    monkeypatch.setenv("NAPARI_DMSP_PRIORS", str(tmp_path / "priors"))
+
+
 @pytest.fixture
 def fake_prior(monkeypatch):
     """Make every restoration use a `FakePrior`, which is returned."""
     prior = FakePrior()
-    for name in ("prepare_deblur", "prepare_superres"):
+    for name in ("prepare_deblur", "prepare_superres", "prepare_demosaic"):
         monkeypatch.setattr(core, name, _with_prior(getattr(core, name), prior))
     yield prior
     prior.release()

@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QTimer
 
-from napari_dmsp._widgets import DeblurPanel, SuperresPanel
-from napari_dmsp.core.job import BLURRED, SGD_ITERATIONS, SHARP
+from napari_dmsp._widgets import DeblurPanel, DemosaicPanel, SuperresPanel
+from napari_dmsp.core.job import BLURRED, MOSAIC, SGD_ITERATIONS, SHARP
 from napari_dmsp.core.kernel import gaussian_psf
 
 
@@ -39,7 +39,11 @@ def report(panel):
 
 
 def test_evaluations_are_those_of_the_core():
-    for panel, schedule in ((DeblurPanel, BLURRED), (SuperresPanel, SHARP)):
+    for panel, schedule in (
+        (DeblurPanel, BLURRED),
+        (SuperresPanel, SHARP),
+        (DemosaicPanel, MOSAIC),
+    ):
         assert panel.evaluations == {"annealed": schedule.iterations, "sgd": SGD_ITERATIONS}
 
 
@@ -96,7 +100,7 @@ def test_stack_restores_the_visible_plane(qtbot, viewer, open_panel, grey_image)
     viewer.add_image(stack, name="stack", scale=(4, 1, 1))
     viewer.dims.set_current_step(0, 1)
     panel = open_panel()
-    assert "Only the visible plane" in panel._plan.value
+    assert "Planes in axes -2, -1: 64 × 56" in panel._plan.value
     panel.run()
     finish(qtbot, panel)
     result = viewer.layers["stack deblurred"]

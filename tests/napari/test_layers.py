@@ -10,7 +10,15 @@ import pytest
 from napari.components import ViewerModel
 from numpy.testing import assert_allclose, assert_array_equal
 
-from napari_dmsp._layers import visible_plane
+from napari_dmsp._calls import Call
+from napari_dmsp._layers import (
+    drawn_motion,
+    other_axes,
+    pixel_size,
+    select,
+    shape_region,
+    visible_region,
+)
 
 
 @pytest.fixture
@@ -18,10 +26,20 @@ def viewer():
     return ViewerModel()
 
 
-def add_result(viewer, layer, image=None, name="result"):
-    plane = visible_plane(layer, viewer.dims)
-    image = plane.read().astype(np.float32) if image is None else image
-    return viewer.add_image(plane.place(image), name=name, **plane.layer_options)
+def read(viewer, layer, **options):
+    selection = select(layer, viewer.dims, **options)
+    return selection.read(selection.planes[0])
+
+
+def add_result(viewer, layer, image=None, name="result", task="deblur", **options):
+    """Add what the restoration of a plane by ``image``, or by itself, would become."""
+    selection = select(layer, viewer.dims, **options)
+    image = selection.read(selection.planes[0]).astype(np.float32) if image is None else image
+    plane = Call(task, {}, selection, "data").convert(image, {"background": 0, "white": 100})
+    data = selection.blank(plane)
+    for steps in selection.planes:
+        data[selection.target(steps)] = plane
+    return viewer.add_image(data, name=name, **selection.options_for(plane.shape, plane.ndim == 3))
 
 
 def test_adapter_needs_no_qt():
@@ -68,9 +86,8 @@ def test_changes_of_the_result_leave_the_input_alone(viewer, grey_image):
 def test_rgb_keeps_its_flag_and_dtype_even_if_small(viewer):
     image = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
     layer = viewer.add_image(image, rgb=True)
-    plane = visible_plane(layer, viewer.dims)
-    assert plane.channel_axis == -1
-    assert_array_equal(plane.read(), image)
+    assert select(layer, viewer.dims).rgb
+    assert_array_equal(read(viewer, layer), image)
     result = add_result(viewer, layer, image.astype(np.float32) * 2 - 100)
     assert result.rgb
     assert result.data.dtype == np.uint8
@@ -85,14 +102,13 @@ def test_rgb_float_stays_float(viewer):
 def test_rgba_loses_its_alpha(viewer):
     image = np.random.default_rng(0).integers(0, 256, (12, 9, 4), dtype=np.uint8)
     layer = viewer.add_image(image, rgb=True)
-    assert_array_equal(visible_plane(layer, viewer.dims).read(), image[..., :3])
+    assert_array_equal(read(viewer, layer), image[..., :3])
     assert add_result(viewer, layer).data.shape == (12, 9, 3)
 
 
 def test_multiscale_is_read_at_full_resolution(viewer, grey_image):
     layer = viewer.add_image([grey_image, grey_image[::2, ::2]], multiscale=True, scale=(2, 2))
-    plane = visible_plane(layer, viewer.dims)
-    assert_array_equal(plane.read(), grey_image)
+    assert_array_equal(read(viewer, layer), grey_image)
     result = add_result(viewer, layer)
     assert not result.multiscale
     assert_allclose(result.scale, (2, 2))
@@ -112,9 +128,9 @@ def test_dask_is_computed_only_when_read(viewer):
     layer = viewer.add_image(data, contrast_limits=(0, 4))
     viewer.dims.set_current_step(0, 2)
     computed.clear()
-    plane = visible_plane(layer, viewer.dims)
+    selection = select(layer, viewer.dims)
     assert computed == []
-    assert_array_equal(plane.read(), np.full((20, 30), 2))
+    assert_array_equal(selection.read((2,)), np.full((20, 30), 2))
     assert computed == [2]
 
 
@@ -123,10 +139,10 @@ def test_plane_of_a_stack_lands_where_it_was(viewer):
     rotate = [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
     layer = viewer.add_image(stack, scale=(2, 0.5, 0.5), translate=(10, 1, 1), rotate=rotate)
     viewer.dims.set_current_step(0, 3)
-    plane = visible_plane(layer, viewer.dims)
-    step = plane.index[0].start
-    assert plane.shape == (20, 30)
-    assert_array_equal(plane.read(), stack[step])
+    selection = select(layer, viewer.dims)
+    ((step,),) = selection.planes
+    assert selection.shape == (20, 30)
+    assert_array_equal(selection.read((step,)), stack[step])
     result = add_result(viewer, layer)
     assert result.data.shape == (1, 20, 30)
     for y, x in ((0, 0), (19, 29)):
@@ -138,7 +154,7 @@ def test_plane_is_the_one_on_screen(viewer, step):
     stack = np.arange(5)[:, None, None] * np.ones((1, 20, 30))
     layer = viewer.add_image(stack, scale=(0.3, 1, 1), translate=(-7, 0, 0))
     viewer.dims.set_current_step(0, step)
-    assert_array_equal(visible_plane(layer, viewer.dims).read(), np.full((20, 30), step))
+    assert_array_equal(read(viewer, layer), np.full((20, 30), step))
 
 
 def test_plane_follows_the_order_of_the_axes(viewer):
@@ -146,9 +162,8 @@ def test_plane_follows_the_order_of_the_axes(viewer):
     layer = viewer.add_image(stack)
     viewer.dims.order = (1, 2, 0)
     viewer.dims.set_current_step(1, 4)
-    plane = visible_plane(layer, viewer.dims)
-    assert plane.axes == (0, 2)
-    assert_array_equal(plane.read(), stack[:, 4])
+    assert select(layer, viewer.dims).axes == (0, 2)
+    assert_array_equal(read(viewer, layer), stack[:, 4])
     assert add_result(viewer, layer).data.shape == (12, 1, 30)
 
 
@@ -156,7 +171,7 @@ def test_rgb_stack(viewer):
     stack = np.random.default_rng(0).integers(0, 256, (4, 12, 9, 3), dtype=np.uint8)
     layer = viewer.add_image(stack, rgb=True)
     viewer.dims.set_current_step(0, 1)
-    assert_array_equal(visible_plane(layer, viewer.dims).read(), stack[1])
+    assert_array_equal(read(viewer, layer), stack[1])
     assert add_result(viewer, layer).data.shape == (1, 12, 9, 3)
 
 
@@ -164,7 +179,7 @@ def test_flat_image_beside_a_stack(viewer, grey_image):
     viewer.add_image(np.random.default_rng(0).random((5, 20, 30)))
     layer = viewer.add_image(grey_image)
     viewer.dims.order = (1, 0, 2)
-    assert_array_equal(visible_plane(layer, viewer.dims).read(), grey_image)
+    assert_array_equal(read(viewer, layer), grey_image)
 
 
 def test_slider_beyond_a_short_stack(viewer):
@@ -172,7 +187,7 @@ def test_slider_beyond_a_short_stack(viewer):
     layer = viewer.add_image(short)
     viewer.add_image(np.zeros((9, 20, 30)))
     viewer.dims.set_current_step(0, 8)
-    assert_array_equal(visible_plane(layer, viewer.dims).read(), short[1])
+    assert_array_equal(read(viewer, layer), short[1])
 
 
 def test_3d_view_takes_the_plane_of_2d_view(viewer):
@@ -180,7 +195,7 @@ def test_3d_view_takes_the_plane_of_2d_view(viewer):
     layer = viewer.add_image(stack)
     viewer.dims.set_current_step(0, 3)
     viewer.dims.ndisplay = 3
-    assert_array_equal(visible_plane(layer, viewer.dims).read(), stack[3])
+    assert_array_equal(read(viewer, layer), stack[3])
 
 
 def test_result_never_takes_the_name_of_a_layer(viewer, grey_image):
@@ -188,3 +203,103 @@ def test_result_never_takes_the_name_of_a_layer(viewer, grey_image):
     names = [add_result(viewer, layer, name="cell").name for _ in range(2)]
     assert len({"cell", *names}) == 3
     assert_array_equal(viewer.layers["cell"].data, grey_image)
+
+
+def test_all_planes_of_an_axis(viewer):
+    stack = np.random.default_rng(0).random((3, 4, 20, 30))
+    layer = viewer.add_image(stack, scale=(5, 2, 1, 1), axis_labels=("t", "z", "y", "x"))
+    viewer.dims.set_current_step(0, 2)
+    assert other_axes(layer, viewer.dims) == {0: "t", 1: "z"}
+    selection = select(layer, viewer.dims, along=(1,))
+    assert selection.planes == [(2, 0), (2, 1), (2, 2), (2, 3)]
+    assert_array_equal(selection.read((2, 3)), stack[2, 3])
+    result = add_result(viewer, layer, along=(1,))
+    assert result.data.shape == (1, 4, 20, 30)
+    assert_allclose(result.data_to_world((0, 0, 0, 0)), layer.data_to_world((2, 0, 0, 0)))
+    assert len(select(layer, viewer.dims, along=(0, 1)).planes) == 12
+
+
+def test_region_with_a_margin_lands_where_it_was(viewer):
+    image = np.random.default_rng(0).random((40, 50))
+    layer = viewer.add_image(image, scale=(2, 3), rotate=20, translate=(5, 6))
+    region = slice(10, 25), slice(0, 20)
+    selection = select(layer, viewer.dims, region=region, margin=4)
+    assert selection.shape == (15, 20)
+    assert selection.read_shape == (23, 24)
+    assert_array_equal(selection.read(()), image[6:29, :24])
+    result = add_result(viewer, layer, region=region, margin=4)
+    assert_allclose(result.data, image[region].astype(np.float32))
+    for y, x in ((0, 0), (14, 19)):
+        assert_allclose(result.data_to_world((y, x)), layer.data_to_world((y + 10, x)))
+
+
+def test_region_of_a_mosaic_begins_with_the_pattern(viewer):
+    layer = viewer.add_image(np.zeros((60, 60), np.uint16))
+    selection = select(
+        layer, viewer.dims, region=(slice(31, 50), slice(29, 50)), margin=24, align=12
+    )
+    assert [part.start for part in selection.index] == [24, 24]
+    assert [part.start for part in selection.margin] == [0, 0]
+
+
+def test_region_outside_the_image(viewer):
+    layer = viewer.add_image(np.zeros((60, 60)))
+    with pytest.raises(ValueError, match="outside"):
+        select(layer, viewer.dims, region=(slice(70, 90), slice(0, 9)))
+
+
+def test_mosaic_becomes_colours_from_black_to_white(viewer):
+    layer = viewer.add_image(np.zeros((12, 12), np.uint16), colormap="green")
+    image = np.linspace(-10, 110, 12 * 12 * 3, dtype=np.float32).reshape(12, 12, 3)
+    result = add_result(viewer, layer, image, task="demosaic")
+    assert result.rgb
+    assert_allclose(result.data, np.clip(image / 100, 0, 1), atol=1e-6)
+
+
+def test_grey_result_of_the_type_of_the_layer(viewer):
+    layer = viewer.add_image(np.zeros((12, 12), np.uint16))
+    image = np.linspace(-10, 70_000, 144, dtype=np.float32).reshape(12, 12)
+    call = Call("deblur", {}, select(layer, viewer.dims), "data", same_dtype=True)
+    assert_array_equal(call.convert(image, {}), np.clip(np.rint(image), 0, 65535).astype(np.uint16))
+
+
+def test_visible_region_of_a_layer_with_resolutions(viewer):
+    data = np.zeros((100, 80))
+    layer = viewer.add_image([data, data[::2, ::2]], multiscale=True)
+    layer.data_level = 1
+    layer.corner_pixels = np.array([[5, 10], [24, 29]])
+    assert visible_region(layer, viewer.dims) == (slice(10, 50), slice(20, 60))
+    assert visible_region(layer, viewer.dims, most=10) == (slice(25, 35), slice(35, 45))
+    viewer.dims.ndisplay = 3
+    assert visible_region(layer, viewer.dims) == (slice(0, 100), slice(0, 80))
+
+
+def test_region_of_a_drawn_rectangle(viewer):
+    layer = viewer.add_image(np.zeros((3, 40, 50)), scale=(1, 2, 2), translate=(0, 10, 0))
+    shapes = viewer.add_shapes(ndim=2)
+    with pytest.raises(ValueError, match="Nothing is drawn"):
+        shape_region(shapes, layer, viewer.dims)
+    shapes.add_rectangles([[20, 8], [20, 20], [40, 20], [40, 8]])
+    assert shape_region(shapes, layer, viewer.dims) == (slice(5, 16), slice(4, 11))
+    shapes.add_rectangles([[10, 0], [10, 4], [14, 4], [14, 0]])
+    assert shape_region(shapes, layer, viewer.dims) == (slice(0, 3), slice(0, 3))
+    shapes.selected_data = {0}
+    assert shape_region(shapes, layer, viewer.dims) == (slice(5, 16), slice(4, 11))
+
+
+def test_motion_from_a_drawn_line(viewer):
+    layer = viewer.add_image(np.zeros((40, 50)), scale=(2, 2))
+    shapes = viewer.add_shapes([[[20, 10], [8, 26]]], shape_type="line")
+    length, angle = drawn_motion(shapes, layer, viewer.dims)
+    assert_allclose(length, 10)
+    assert_allclose(angle, np.degrees(np.arctan2(6, 8)))
+    shapes.add_lines([[3, 3], [3.1, 3]])
+    with pytest.raises(ValueError, match="shorter than a pixel"):
+        drawn_motion(shapes, layer, viewer.dims)
+
+
+def test_pixel_size(viewer):
+    layer = viewer.add_image(np.zeros((9, 9)), scale=(50, 100), units=("nm", "nm"), name="cell")
+    assert_allclose(pixel_size(layer, viewer.dims), (0.05, 0.1))
+    with pytest.raises(ValueError, match="'bare' has no pixel size"):
+        pixel_size(viewer.add_image(np.zeros((9, 9)), name="bare"), viewer.dims)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from qtpy.QtCore import QThreadPool
 
-from napari_dmsp import _worker
-from napari_dmsp._worker import Runner
+from napari_dmsp._worker import Outcome, Runner
 from napari_dmsp.core import DmspError
 
 
@@ -26,11 +25,22 @@ class FakeState:
         return np.full((2, 2), self.evaluation)
 
 
+@dataclass
+class FakeResult:
+    image: np.ndarray
+    evaluations: int
+    psf: np.ndarray | None = None
+
+    def to_dict(self):
+        return {"evaluations": self.evaluations}
+
+
 class FakeJob:
     """Three states; waits before the second one for `go`, then raises `error` if there is one."""
 
     def __init__(self, error=None):
         self.error = error
+        self.settings = {}
         self.go = threading.Event()
         self.started = threading.Event()
         self.closed = threading.Event()
@@ -50,13 +60,24 @@ class FakeJob:
             self.closed.set()
 
     def result(self, state, seconds):
-        return state.evaluation
+        return FakeResult(state.array(), state.evaluation)
 
 
 class Log:
     def __init__(self):
-        self.progress, self.outcomes, self.threads = [], [], set()
-        self.runner = Runner(self.on_progress, self.on_outcome)
+        self.progress, self.done, self.outcomes, self.threads = [], [], [], set()
+        self.runner = Runner(self.on_progress, self.on_done, self.on_outcome)
+
+    def start(self, *prepares):
+        return self.runner.start(prepares)
+
+    @property
+    def results(self):
+        return [done.about["evaluations"] for done in self.done]
+
+    def on_done(self, done):
+        self.threads.add(threading.get_ident())
+        self.done.append(done)
 
     def on_progress(self, progress):
         self.threads.add(threading.get_ident())
@@ -77,20 +98,18 @@ def wait_until_over(qtbot, log):
     qtbot.waitUntil(lambda: not log.runner.running, timeout=30_000)
 
 
-def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log, monkeypatch):
-    monkeypatch.setattr(_worker, "ESTIMATE_SECONDS", 1e9)
+def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log):
     job = FakeJob()
     job.go.set()
-    assert log.runner.start(lambda: job)
+    assert log.runner.start([lambda: job], interval=1e9)
     wait_until_over(qtbot, log)
     assert job.thread != threading.get_ident()
     assert log.threads == {threading.get_ident()}
     assert [p.evaluation for p in log.progress] == [1, 2, 3]
     # Three steps within a moment: the image of the first is enough.
     assert [p.estimate is not None for p in log.progress] == [True, False, False]
-    (outcome,) = log.outcomes
-    assert outcome.restoration == 3
-    assert outcome.error is None
+    assert log.results == [3]
+    assert log.outcomes == [Outcome()]
 
 
 @pytest.mark.parametrize(
@@ -112,48 +131,48 @@ def test_every_error_arrives_and_frees_the_runner(qtbot, log, error, message, pr
         job.go.set()
         return job
 
-    log.runner.start(prepare)
+    log.start(prepare)
     wait_until_over(qtbot, log)
     (outcome,) = log.outcomes
-    assert outcome.restoration is None
+    assert log.results == []
     assert message in outcome.error
     good = FakeJob()
     good.go.set()
-    assert log.runner.start(lambda: good)
+    assert log.start(lambda: good)
     wait_until_over(qtbot, log)
-    assert log.outcomes[-1].restoration == 3
+    assert log.results == [3]
 
 
 def test_stop_keeps_the_estimate(qtbot, log):
     job = FakeJob()
-    log.runner.start(lambda: job)
+    log.start(lambda: job)
     qtbot.waitUntil(job.started.is_set)
     log.runner.stop()
     job.go.set()
     wait_until_over(qtbot, log)
-    assert [o.restoration for o in log.outcomes] == [2]
+    assert log.results == [2]
+    assert log.done[0].about["stopped"]
     assert job.closed.is_set()
 
 
 def test_cancel_drops_it(qtbot, log):
     job = FakeJob()
-    log.runner.start(lambda: job)
+    log.start(lambda: job)
     qtbot.waitUntil(job.started.is_set)
     log.runner.cancel()
     assert log.runner.running
     job.go.set()
     wait_until_over(qtbot, log)
-    (outcome,) = log.outcomes
-    assert outcome.restoration is None
-    assert outcome.error is None
+    assert log.outcomes == [Outcome(cancelled=True)]
+    assert log.results == []
     assert len(log.progress) <= 1
     assert job.closed.is_set()
 
 
 def test_second_run_is_refused(qtbot, log):
     job = FakeJob()
-    assert log.runner.start(lambda: job)
-    assert not log.runner.start(lambda: pytest.fail("it was started"))
+    assert log.start(lambda: job)
+    assert not log.start(lambda: pytest.fail("it was started"))
     job.go.set()
     wait_until_over(qtbot, log)
     assert len(log.outcomes) == 1
@@ -161,7 +180,7 @@ def test_second_run_is_refused(qtbot, log):
 
 def test_closed_runner_keeps_silent(qtbot, log):
     job = FakeJob()
-    log.runner.start(lambda: job)
+    log.start(lambda: job)
     qtbot.waitUntil(lambda: job.started.is_set() and len(log.progress) == 1)
     log.runner.close()
     job.go.set()
@@ -169,4 +188,78 @@ def test_closed_runner_keeps_silent(qtbot, log):
     assert job.closed.is_set()
     assert len(log.progress) == 1
     assert log.outcomes == []
-    assert not log.runner.start(lambda: job)
+    assert not log.start(lambda: job)
+
+
+def quick_job():
+    job = FakeJob()
+    job.go.set()
+    return job
+
+
+def test_planes_one_after_the_other(qtbot, log):
+    log.start(quick_job, quick_job, quick_job)
+    wait_until_over(qtbot, log)
+    assert [done.plane for done in log.done] == [0, 1, 2]
+    assert [p.plane for p in log.progress] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_plane_that_cannot_be_restored_is_left_out(qtbot, log):
+    def empty():
+        raise DmspError("the image is constant.")
+
+    log.start(quick_job, empty, quick_job)
+    wait_until_over(qtbot, log)
+    assert [done.plane for done in log.done] == [0, 2]
+    assert log.outcomes[-1] == Outcome(left_out=((1, "the image is constant."),))
+    log.start(empty, empty)
+    wait_until_over(qtbot, log)
+    assert log.outcomes[-1].error == "the image is constant."
+
+
+def test_stop_ends_the_planes_too(qtbot, log):
+    job = FakeJob()
+    log.start(lambda: job, quick_job)
+    qtbot.waitUntil(job.started.is_set)
+    log.runner.stop()
+    job.go.set()
+    wait_until_over(qtbot, log)
+    assert [done.plane for done in log.done] == [0]
+
+
+def test_images_are_converted_in_the_thread(qtbot, log):
+    threads = set()
+
+    def convert(image, settings):
+        threads.add(threading.get_ident())
+        return -image
+
+    log.runner.start([quick_job], convert)
+    wait_until_over(qtbot, log)
+    assert threading.get_ident() not in threads
+    assert (log.done[0].image == -3).all()
+
+
+def test_cancel_interrupts_an_evaluation(qtbot, log):
+    """An evaluation is left between two operations of torch, in a network or not."""
+    passed = []
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            passed.append(x)
+            if len(passed) == 2:
+                log.runner.cancel()
+            return x + 1
+
+    class NetworkJob(FakeJob):
+        def states(self):
+            torch.nn.Sequential(*(Layer() for _ in range(5)))(torch.zeros(1))
+            yield FakeState(1)
+
+    log.start(NetworkJob)
+    wait_until_over(qtbot, log)
+    assert len(passed) == 2
+    assert log.outcomes == [Outcome(cancelled=True)]
+    # Networks of others are left alone, then and afterwards.
+    torch.nn.Sequential(Layer())(torch.zeros(1))
+    assert len(passed) == 3

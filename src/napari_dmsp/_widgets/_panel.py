@@ -1,9 +1,11 @@
-"""What the panels of all tasks share: the image, Run, progress, Stop, Cancel and the result."""
+"""What the panels of all tasks share: image, region, Run, progress, Stop, Cancel and the result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from magicgui.widgets import (
@@ -19,29 +21,38 @@ from magicgui.widgets import (
 )
 from numpy.typing import NDArray
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QLabel, QSizePolicy
+from qtpy.QtWidgets import QApplication, QLabel, QSizePolicy
 from superqt import QCollapsible
 
-from .._layers import Plane, visible_plane
-from .._worker import Outcome, Progress, Runner
+from .._calls import Call, LayerPsf, ShapedPsf, Steps, describe
+from .._layers import Region, other_axes, select, shape_region, visible_region
+from .._preferences import read_preferences
+from .._worker import Done, Outcome, Progress, Runner
+from ._priors import prior_files, priors_changed
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Image
-
-    from ..core import Job
+    from napari.layers import Image, Layer
 
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
 SECONDS_PER_MEGAPIXEL = 2.5
+# Of memory: what the solver and the network take, and what torch takes.
+GIGABYTES_PER_MEGAPIXEL, GIGABYTES = 0.6, 0.3
+# Sides of what Preview restores at most: a few seconds' work.
+PREVIEW = 512
+# What surrounds a region restores its edges as well as its middle.
+MARGIN = 24
 
+WHOLE, VISIBLE = "whole image", "visible area"
+OWN_PRIOR = "from a file"
 LABEL_WIDTH = 88
 
 
 class RunPanel(Container[Widget]):
     """Chooses an image, runs a task on it beside the viewer and shows the result as a layer.
 
-    A task derives from it and defines `result_title`, `task_widgets` and `request`; `evaluations`,
-    `magnification` and `remark` serve the forecast.
+    A task derives from it and defines `task`, `result_title`, `task_widgets` and
+    `task_arguments`; the others of the first section serve the forecast and the region.
 
     Parameters
     ----------
@@ -52,42 +63,58 @@ class RunPanel(Container[Widget]):
     ----------
     inputs, advanced : Container
         What the user chooses, as ``panel.inputs.noise.value``.
+    script : str
+        Python that gives the last result once more.
     """
 
-    result_title: str
+    task: ClassVar[str]
+    result_title: ClassVar[str]
     # By method, as in `core.job`, which cannot be asked without loading torch.
     evaluations: ClassVar[dict[str, int]] = {"annealed": 24, "sgd": 300}
+    # Pixels around a region; multiples of pixels that a region begins at.
+    margin: ClassVar[int] = 0
+    align: ClassVar[int] = 1
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
         self._viewer: napari.Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self._runner = Runner(self._show_progress, self._show_outcome)
-        self._plane: Plane | None = None
+        self._preferences = read_preferences()
+        self._runner = Runner(self._show_progress, self._show_done, self._show_outcome)
+        self._call: Call | None = None
+        self._done: dict[Steps, dict[str, Any]] = {}
         self._layer: Image | None = None
+        self._preview_layer: Image | None = None
         self._name = ""
         self._seconds_per_megapixel: float | None = None
+        self.script = ""
 
-        self._image = ComboBox(name="image", label="Image", choices=self.image_layers)
-        self._noise = _optional_number(
-            "noise",
-            "Noise σ",
-            "Standard deviation of the noise in the image's units; empty estimates it.",
+        self.inputs = form(self._input_widgets())
+        self.advanced = form(self._advanced_widgets())
+        self._preview_button = PushButton(
+            text="Preview",
+            tooltip=f"Restore the middle of the visible area, {PREVIEW} pixels wide.",
         )
-        self.inputs = _form([self._image, *self.task_widgets(), self._noise])
-        self.advanced = _form(self._advanced_widgets())
         self._run_button = PushButton(text="Run")
         self._stop_button = PushButton(text="Stop and keep", enabled=False)
         self._cancel_button = PushButton(text="Cancel", enabled=False)
-        buttons = Container(
-            widgets=[self._run_button, self._stop_button, self._cancel_button],
-            layout="horizontal",
-            labels=False,
+        self._script_button = PushButton(
+            text="Copy as Python",
+            tooltip="Copy a script that gives the last result once more.",
+            visible=False,
         )
-        self._plan, self._report = _text_line(), _text_line()
+        self._plan, self._report = text_line(), text_line()
         self._bar = ProgressBar(visible=False)
-        buttons.margins = (0, 0, 0, 0)
         super().__init__(
-            widgets=[self.inputs, buttons, self._plan, self._bar, self._report], labels=False
+            widgets=[
+                self.inputs,
+                _row([self._preview_button, self._run_button]),
+                _row([self._stop_button, self._cancel_button]),
+                self._plan,
+                self._bar,
+                self._report,
+                self._script_button,
+            ],
+            labels=False,
         )
         self.native.layout().addWidget(_fold("Advanced", self.advanced))
 
@@ -97,47 +124,89 @@ class RunPanel(Container[Widget]):
         self._connect()
         self.refresh()
 
+    def _input_widgets(self) -> list[Widget]:
+        self._image = ComboBox(name="image", label="Image", choices=self.image_layers)
+        self._noise = optional_number(
+            "noise",
+            "Noise σ",
+            "Standard deviation of the noise in the image's units; empty estimates it.",
+        )
+        self._region = ComboBox(
+            name="region",
+            label="Region",
+            choices=self._regions,
+            tooltip="All of the image, what is on screen, or the rectangle drawn in a shapes "
+            "layer that is selected there or was drawn last.",
+        )
+        self._planes = ComboBox(
+            name="planes",
+            label="Planes",
+            choices=self._plane_choices,
+            tooltip="Every plane is restored by itself, with its own noise level. Which axes a "
+            "plane has follows the axes on screen.",
+        )
+        return [self._image, *self.task_widgets(), self._noise, self._region, self._planes]
+
     def _advanced_widgets(self) -> list[Widget]:
-        self._prior = FileEdit(
+        self._prior = ComboBox(
             name="prior",
             label="Prior",
-            nullable=True,
-            filter="*.safetensors",
-            tooltip="A prior written by the trainer; empty takes the one for grey or colour.",
+            choices=lambda _: ["auto", *prior_files(), OWN_PRIOR],
+            tooltip="What the image should look like; auto chooses by its colours and its look.",
         )
-        self._prior.choose_btn.text = "…"
-        self._prior.line_edit.native.setPlaceholderText("auto")
+        self._prior_file = FileEdit(name="prior_file", label="File", filter="*.safetensors")
+        self._prior_file.choose_btn.text = "…"
         self._method = ComboBox(name="method", label="Method", choices=list(self.evaluations))
-        self._evaluations = _optional_number(
+        self._evaluations = optional_number(
             "evaluations",
             "Evaluations",
             "How often the prior is evaluated; the time grows with it.",
         )
         self._seed = SpinBox(name="seed", label="Seed", max=2**31 - 1)
         self._device = ComboBox(
-            name="device", label="Device", choices=["auto", "cpu", "cuda", "mps"]
+            name="device",
+            label="Device",
+            choices=["auto", "cpu", "cuda", "mps"],
+            value=self._preferences.device,
         )
-        self._background = _optional_number(
+        self._background = optional_number(
             "background", "Background", "Intensity of black in the image's units."
+        )
+        self._output = ComboBox(
+            name="output",
+            label="Output",
+            choices=["float32", "same as input"],
+            value=self._preferences.output,
+            tooltip="Type of the pixels of grey results; colours always keep theirs.",
         )
         return [
             self._prior,
+            self._prior_file,
             self._method,
             self._evaluations,
             self._seed,
             self._device,
             self._background,
+            self._output,
         ]
 
     def _connect(self) -> None:
+        self._preview_button.changed.connect(self.preview)
         self._run_button.changed.connect(self.run)
         self._stop_button.changed.connect(self.stop)
         self._cancel_button.changed.connect(self.cancel)
+        self._script_button.changed.connect(self.copy_script)
+        self._image.changed.connect(self._planes.reset_choices)
         for part in (self.inputs, self.advanced):
             part.changed.connect(self.refresh)
         dims = self._viewer.dims.events
         for event in (dims.current_step, dims.order):
             event.connect(self.refresh)
+        dims.order.connect(self._planes.reset_choices)
+        # Since napari 0.9 the camera belongs to the scene.
+        camera = getattr(self._viewer, "scene", self._viewer).camera
+        camera.events.connect(self._follow_camera)
+        priors_changed.connect(self._prior.reset_choices)
         self.native_parent_changed.connect(self._cancel_without_dock)
         # Called when the panel is half gone, so this must neither need it nor keep it alive.
         self.native.destroyed.connect(lambda _=None, runner=self._runner: runner.close())
@@ -148,8 +217,8 @@ class RunPanel(Container[Widget]):
         """Make the inputs of the task, once."""
         raise NotImplementedError
 
-    def request(self) -> Callable[[NDArray[Any], int | None], Job]:
-        """Freeze the choices into ``prepare(image, channel_axis)``, to be called in a thread.
+    def task_arguments(self) -> dict[str, Any]:
+        """Return the choices that only this task has, as arguments of the core.
 
         Raises
         ------
@@ -157,6 +226,14 @@ class RunPanel(Container[Widget]):
             If the task cannot be run; the message says what to choose.
         """
         raise NotImplementedError
+
+    def psf(self) -> ShapedPsf | LayerPsf | None:
+        """Return the point spread function, if the task has one and it is known."""
+        return None
+
+    def result_options(self) -> dict[str, bool]:
+        """Return what else the `Call` must know of how the result is shown."""
+        return {}
 
     def magnification(self) -> float:
         """Return how much longer the sides of the result are."""
@@ -166,18 +243,6 @@ class RunPanel(Container[Widget]):
         """Return a sentence for the forecast, or nothing."""
         return ""
 
-    def shared_options(self) -> dict[str, Any]:
-        """Return the choices that all tasks share, as arguments of the core."""
-        return {
-            "noise_sigma": _read_number(self._noise),
-            "prior": self._prior.value,
-            "method": self._method.value,
-            "iterations": _read_number(self._evaluations, int),
-            "background": _read_number(self._background),
-            "seed": self._seed.value,
-            "device": self._device.value,
-        }
-
     # What the user does.
 
     def image_layers(self, _: object = None) -> list[Image]:
@@ -186,6 +251,12 @@ class RunPanel(Container[Widget]):
 
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
         return sorted(layers, key=is_psf)
+
+    def shapes_layers(self) -> list[tuple[str, Layer]]:
+        """Return the names and the layers in which something can be drawn."""
+        from napari.layers import Shapes
+
+        return [(layer.name, layer) for layer in self._viewer.layers if isinstance(layer, Shapes)]
 
     @property
     def image(self) -> Image | None:
@@ -200,23 +271,11 @@ class RunPanel(Container[Widget]):
 
     def run(self) -> None:
         """Start a run, unless one goes on or something is missing."""
-        from napari.utils.notifications import show_info
+        self._start(preview=False)
 
-        if self.running:
-            show_info("A restoration is running; stop or cancel it first.")
-            return
-        if self.image is None or self._problem():
-            self.refresh()
-            return
-        prepare, plane = self.request(), visible_plane(self.image, self._viewer.dims)
-        self._plane, self._layer = plane, None
-        self._name = f"{self.image.name} {self.result_title}"
-        self._bar.value, self._bar.visible = 0, True
-        # Until the first evaluation the bar only says that something is going on.
-        self._bar.max = 0
-        self._report.value = "Loading the image and the prior …"
-        self._runner.start(lambda: prepare(plane.read(), plane.channel_axis))
-        self.refresh()
+    def preview(self) -> None:
+        """Start a run for the middle of what is on screen, of the plane that is shown."""
+        self._start(preview=True)
 
     def stop(self) -> None:
         """End the run after the current evaluation and keep its estimate."""
@@ -225,10 +284,17 @@ class RunPanel(Container[Widget]):
         self.refresh()
 
     def cancel(self) -> None:
-        """End the run after the current evaluation and drop its estimate."""
+        """End the run within the current evaluation and drop its estimate."""
         self._runner.cancel()
-        self._report.value = "Cancelling after this evaluation …"
+        self._report.value = "Cancelling …"
         self.refresh()
+
+    def copy_script(self) -> None:
+        """Copy the script of the last result to the clipboard."""
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(self.script)
+        self._report.value = "Copied: a script that gives the last result once more."
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that the viewer has now."""
@@ -239,36 +305,129 @@ class RunPanel(Container[Widget]):
         """Say what Run will do, or why it cannot be pressed."""
         if self._runner.closed:
             return
-        running, problem = self.running, self._problem()
-        self._run_button.enabled = not running and not problem
+        running, forecast, problem = self.running, "", ""
+        try:
+            forecast = self._forecast(self._make_call(preview=False))
+        except ValueError as error:
+            problem = str(error)
+        self._run_button.enabled = self._preview_button.enabled = not running and not problem
         self._stop_button.enabled = self._cancel_button.enabled = (
             running and not self._runner.ending
         )
-        self._plan.value = problem or self._describe()
+        self._plan.value = problem or forecast
         self._report.visible = bool(self._report.value)
+        self._script_button.visible = bool(self.script)
+        self._planes.visible = len(self._planes.choices) > 1
+        self._prior_file.visible = self._prior.value == OWN_PRIOR
 
-    def _problem(self) -> str:
-        if self.image is None:
-            return "Open an image."
+    def _start(self, preview: bool) -> None:
+        from napari.utils.notifications import show_info
+
+        if self.running:
+            show_info("A restoration is running; stop or cancel it first.")
+            return
         try:
-            self.request()
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    def _describe(self) -> str:
+            self._call = self._make_call(preview)
+        except ValueError:
+            self.refresh()
+            return
         assert self.image is not None
-        plane = visible_plane(self.image, self._viewer.dims)
-        megapixels = math.prod(plane.shape) * self.magnification() ** 2 / 1e6
+        self._done, self._layer = {}, None
+        self._name = f"{self.image.name} {'preview' if preview else self.result_title}"
+        if preview and self._preview_layer in self._viewer.layers:
+            self._viewer.layers.remove(self._preview_layer)
+        self._bar.value, self._bar.visible = 0, True
+        # Until the first evaluation the bar only says that something is going on.
+        self._bar.max = 0
+        self._report.value = "Loading the image and the prior …"
+        self._runner.start(self._call.jobs, self._call.convert, self._preferences.live_seconds)
+        self.refresh()
+
+    def _make_call(self, preview: bool) -> Call:
+        """Freeze the choices, or raise a ValueError that says what is missing."""
+        layer, dims = self.image, self._viewer.dims
+        if layer is None:
+            raise ValueError("Open an image.")
+        psf = self.psf()
+        arguments = self.task_arguments() | {
+            "noise_sigma": read_number(self._noise),
+            "prior": self._chosen_prior(),
+            "method": self._method.value,
+            "iterations": read_number(self._evaluations, int),
+            "background": read_number(self._background),
+            "seed": self._seed.value,
+            "device": self._device.value,
+        }
+        selection = select(
+            layer,
+            dims,
+            region=visible_region(layer, dims, PREVIEW) if preview else self._chosen_region(),
+            along=() if preview or self._planes.value is None else self._planes.value,
+            margin=self.margin,
+            align=self.align,
+        )
+        same = self._output.value != "float32"
+        source, options = data_source(layer), self.result_options()
+        return Call(self.task, arguments, selection, source, psf, same, **options)
+
+    def _chosen_prior(self) -> str | None:
+        if self._prior.value == OWN_PRIOR:
+            file = str(self._prior_file.value or "")
+            if not Path(file).is_file():
+                raise ValueError("Choose the file of the prior, or another prior.")
+            return file
+        return None if self._prior.value == "auto" else str(self._prior.value)
+
+    def _chosen_region(self) -> Region | None:
+        assert self.image is not None
+        if self._region.value == WHOLE:
+            return None
+        if self._region.value == VISIBLE:
+            return visible_region(self.image, self._viewer.dims)
+        return shape_region(self._region.value, self.image, self._viewer.dims)
+
+    def _regions(self, _: object = None) -> list[tuple[str, Any]]:
+        return [(WHOLE, WHOLE), (VISIBLE, VISIBLE), *self.shapes_layers()]
+
+    def _plane_choices(self, _: object = None) -> list[tuple[str, tuple[int, ...]]]:
+        if self.image is None:
+            return [("the one shown", ())]
+        axes = other_axes(self.image, self._viewer.dims)
+        single = [(f"all along {label}", (axis,)) for axis, label in axes.items()]
+        every = [("all", tuple(axes))] if len(axes) > 1 else []
+        return [("the one shown", ()), *single, *every]
+
+    def _forecast(self, call: Call) -> str:
+        selection, kind = call.selection, "colour" if call.selection.rgb else "grey"
+        planes = len(selection.planes)
+        megapixels = math.prod(selection.read_shape) * self.magnification() ** 2 / 1e6
+        evaluations = call.arguments["iterations"] or self.evaluations[self._method.value]
         measured = self._seconds_per_megapixel
-        evaluations = _read_number(self._evaluations) or self.evaluations[self._method.value]
-        seconds = (measured or SECONDS_PER_MEGAPIXEL) * megapixels * evaluations
-        text = f"{plane.shape[0]} × {plane.shape[1]} {'colour' if plane.rgb else 'grey'} pixels, "
-        text += f"about {_duration(seconds)}{'' if measured else ' without a GPU'}."
-        text += self.remark()
-        if self.image.ndim > 2:
-            text += " Only the visible plane is restored."
-        return text
+        seconds = (measured or SECONDS_PER_MEGAPIXEL) * megapixels * evaluations * planes
+        count, in_all = (f"{planes} planes of ", " in all") if planes > 1 else ("", "")
+        if len(call.selection.axis_labels) > 2:
+            labels = [str(call.selection.axis_labels[axis]) for axis in call.selection.axes]
+            count = f"Planes in axes {labels[0]}, {labels[1]}: {count}"
+        device = self._device_name()
+        text = (
+            f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels, "
+            f"{megapixels * planes:.2g} megapixels{in_all}: {_duration(seconds)}"
+            f"{'' if measured or device == 'cuda' else ' without a GPU'} and "
+            f"{GIGABYTES + GIGABYTES_PER_MEGAPIXEL * megapixels:.1f} GB on {device}."
+        )
+        return text + self.remark()
+
+    def _device_name(self) -> str:
+        name: str = self._device.value
+        if name != "auto":
+            return name
+        # To load torch takes seconds, so it is not asked before the first run.
+        core = sys.modules.get("napari_dmsp.core.device")
+        return core.pick_device().type if core else "the best device"
+
+    def _follow_camera(self, *_: object) -> None:
+        if self._region.value == VISIBLE:
+            self.refresh()
 
     def _cancel_without_dock(self, parent: object) -> None:
         if parent is None and self.running:
@@ -277,56 +436,87 @@ class RunPanel(Container[Widget]):
     # What the run reports.
 
     def _show_progress(self, progress: Progress) -> None:
-        self._bar.max, self._bar.value = progress.total, progress.evaluation
-        left = progress.seconds / progress.evaluation * (progress.total - progress.evaluation)
+        assert self._call is not None
+        planes = len(self._call.selection.planes)
+        evaluation = progress.plane * progress.total + progress.evaluation
+        total = planes * progress.total
+        self._bar.max, self._bar.value = total, evaluation
+        left = progress.seconds / evaluation * (total - evaluation)
+        which = f"Plane {progress.plane + 1} of {planes}: " if planes > 1 else ""
         self._report.value = (
-            f"{progress.evaluation} of {progress.total}, {_duration(left)} left, "
+            f"{which}{progress.evaluation} of {progress.total}, {_duration(left)} left, "
             f"residual {progress.residual:.3g}, noise σ {progress.noise_sigma:.3g}"
         )
         if progress.estimate is not None:
-            self._show_image(progress.estimate)
+            self._show_plane(progress.plane, progress.estimate)
+
+    def _show_done(self, done: Done) -> None:
+        assert self._call is not None
+        if self._layer is not None and self._layer not in self._viewer.layers:
+            # The user removed the estimate, but not the wish for the result.
+            self._layer = None
+        self._show_plane(done.plane, done.image)
+        self._done[self._call.selection.planes[done.plane]] = done.about
+        settings = done.about["settings"]
+        if "psf_size" in settings:
+            assert done.psf is not None
+            name = f"{self._name} PSF"
+            self._viewer.add_image(done.psf, name=name, visible=False)
+            self._viewer.layers.selection.active = self._layer
+        else:
+            # A search for the PSF has quicker evaluations than the restoration.
+            size = math.prod(self._call.selection.read_shape) * self.magnification() ** 2
+            each = done.about["seconds"] / done.about["evaluations"]
+            self._seconds_per_megapixel = each / size * 1e6
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
         try:
             self._show_result(outcome)
         finally:
-            self._plane = self._layer = None
+            self._call = self._layer = None
             self.refresh()
 
     def _show_result(self, outcome: Outcome) -> None:
-        result = outcome.restoration
-        if result is None:
-            self._remove_layer()
+        kept = self._layer is not None and self._layer in self._viewer.layers
+        if outcome.cancelled or not self._done:
+            if kept:
+                self._viewer.layers.remove(self._layer)
             self._report.value = outcome.error or "Cancelled."
-        else:
-            if self._layer not in self._viewer.layers:
-                self._layer = None
-            self._show_image(result.image)
-            assert self._layer is not None
-            assert self._plane is not None
-            self._layer.metadata = {"napari-dmsp": result.to_dict()}
-            # A search for the PSF has quicker evaluations than the restoration.
-            if "psf_size" not in result.settings:
-                megapixels = math.prod(result.image.shape[:2]) / 1e6
-                self._seconds_per_megapixel = result.seconds / result.evaluations / megapixels
-            self._report.value = (
-                f"{result.evaluations} evaluations in {_duration(result.seconds)}. "
-                f"Noise σ {result.noise_sigma:.3g}."
-            )
+            return
+        assert self._call is not None
+        done = list(self._done.values())
+        count = sum(about["evaluations"] for about in done)
+        lowest, highest = (f(about["noise_sigma"] for about in done) for f in (min, max))
+        noise = f"{lowest:.3g}" if len(done) == 1 else f"{lowest:.3g} to {highest:.3g}"
+        text = (
+            f"{count} evaluations in {_duration(sum(about['seconds'] for about in done))}. "
+            f"Noise σ {noise}."
+        )
+        if outcome.left_out:
+            text += f" {len(outcome.left_out)} planes were left empty: {outcome.left_out[0][1]}"
+        if outcome.error is not None:
+            text += f" Not all planes were restored: {outcome.error}"
+        self._report.value = text
+        if self._layer is not None and kept:
+            about = describe(self._call, self._done, self._layer.data)
+            self._layer.metadata = {"napari-dmsp": about}
+            self.script = about["script"]
 
-    def _show_image(self, image: NDArray[Any]) -> None:
-        assert self._plane is not None
-        data = self._plane.place(image)
+    def _show_plane(self, plane: int, image: NDArray[Any]) -> None:
+        assert self._call is not None
+        selection = self._call.selection
+        steps = selection.planes[plane]
         if self._layer is None:
-            options = self._plane.options_for(image)
+            data = selection.blank(image)
+            data[selection.target(steps)] = image
+            options = selection.options_for(image.shape, rgb=image.ndim == 3)
             self._layer = self._viewer.add_image(data, name=self._name, **options)
+            if self._name.endswith(" preview"):
+                self._preview_layer = self._layer
         elif self._layer in self._viewer.layers:
-            self._layer.data = data
-
-    def _remove_layer(self) -> None:
-        if self._layer in self._viewer.layers:
-            self._viewer.layers.remove(self._layer)
+            self._layer.data[selection.target(steps)] = image
+            self._layer.refresh()
 
 
 def is_psf(layer: Image) -> bool:
@@ -334,15 +524,20 @@ def is_psf(layer: Image) -> bool:
     return "psf" in layer.name.lower()
 
 
-def _optional_number(name: str, label: str, tooltip: str) -> LineEdit:
+def data_source(layer: Image) -> str:
+    """Return the full data of a layer as Python in the console of napari."""
+    return f"viewer.layers[{layer.name!r}].data{'[0]' if layer.multiscale else ''}"
+
+
+def optional_number(name: str, label: str, tooltip: str) -> LineEdit:
     """Make an input for a number, where nothing means that it is chosen automatically."""
     edit = LineEdit(name=name, label=label, tooltip=tooltip)
     edit.native.setPlaceholderText("auto")
     return edit
 
 
-def _read_number(edit: LineEdit, kind: type[float] = float) -> float | None:
-    """Return the number in an `_optional_number`, or None."""
+def read_number(edit: LineEdit, kind: type[float] = float) -> float | None:
+    """Return the number in an `optional_number`, or None; raise a ValueError for anything else."""
     text = edit.value.strip()
     if text in ("", "auto"):
         return None
@@ -353,7 +548,8 @@ def _read_number(edit: LineEdit, kind: type[float] = float) -> float | None:
         raise ValueError(f"{edit.label}: {text!r} is not a {what}; empty means auto.") from None
 
 
-def _form(widgets: list[Widget]) -> Container[Widget]:
+def form(widgets: Sequence[Widget]) -> Container[Widget]:
+    """Make a column of widgets with their labels."""
     form: Container[Widget] = Container()
     form.margins = (0, 0, 0, 0)
     form.extend(widgets)
@@ -361,6 +557,12 @@ def _form(widgets: list[Widget]) -> Container[Widget]:
     for label in form.native.findChildren(QLabel):
         label.setMinimumWidth(LABEL_WIDTH)
     return form
+
+
+def _row(widgets: Sequence[Widget]) -> Container[Widget]:
+    row: Container[Widget] = Container(widgets=widgets, layout="horizontal", labels=False)
+    row.margins = (0, 0, 0, 0)
+    return row
 
 
 def _fold(title: str, content: Container[Widget]) -> QCollapsible:
@@ -374,7 +576,8 @@ def _fold(title: str, content: Container[Widget]) -> QCollapsible:
     return fold
 
 
-def _text_line() -> Label:
+def text_line() -> Label:
+    """Make a line that breaks where the panel ends."""
     label = Label(value="")
     label.native.setWordWrap(True)
     label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)

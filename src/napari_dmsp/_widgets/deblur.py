@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from magicgui.widgets import ComboBox, FloatSpinBox, Widget
-from numpy.typing import NDArray
 
-from .._layers import full_resolution
-from ._panel import RunPanel, is_psf
+from .._calls import LayerPsf, ShapedPsf
+from .._layers import drawn_motion, full_resolution, pixel_size
+from ._panel import MARGIN, RunPanel, data_source, is_psf
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from ..core import Job
+KINDS = ["layer", "Gaussian", "motion", "drawn line", "unknown"]
 
 
 class DeblurPanel(RunPanel):
-    """Removes blur from the visible plane of an image layer."""
+    """Removes blur from planes of an image layer."""
 
+    task = "deblur"
     result_title = "deblurred"
+    margin = MARGIN
 
     def task_widgets(self) -> list[Widget]:
         """Make the inputs of the point spread function."""
         self._psf = ComboBox(
             name="psf",
             label="PSF",
-            choices=["layer", "Gaussian", "motion", "unknown"],
+            choices=KINDS,
             tooltip="The point spread function: how the blur spreads a single point. "
             "An unknown one is found, which takes longer.",
         )
@@ -37,7 +36,13 @@ class DeblurPanel(RunPanel):
         self._image.changed.connect(self._psf_layer.reset_choices)
         if not any(map(is_psf, self._psf_layer.choices)):
             self._psf.value = "Gaussian"
-        self._sigma = FloatSpinBox(name="sigma", label="σ", value=2, min=0.1, max=100, step=0.1)
+        self._sigma = FloatSpinBox(name="sigma", label="σ", value=2, min=0.01, max=1000, step=0.1)
+        self._unit = ComboBox(
+            name="unit",
+            label="Unit of σ",
+            choices=["px", "µm"],
+            tooltip="µm takes the pixel size from the scale and the units of the layer.",
+        )
         self._length = FloatSpinBox(
             name="length", label="Length", value=15, min=0.5, max=500, step=0.5
         )
@@ -48,13 +53,33 @@ class DeblurPanel(RunPanel):
             max=180,
             tooltip="Counter-clockwise from the x axis.",
         )
-        for size, unit in ((self._sigma, " px"), (self._length, " px"), (self._angle, "°")):
+        self._line = ComboBox(
+            name="line",
+            label="Line",
+            choices=lambda _: self.shapes_layers(),
+            nullable=True,
+            tooltip="A shapes layer: the line selected there, or drawn last, is the path of the "
+            "motion.",
+        )
+        for size, unit in ((self._length, " px"), (self._angle, "°")):
             size.native.setSuffix(unit)
-        return [self._psf, self._psf_layer, self._sigma, self._length, self._angle]
+        return [
+            self._psf,
+            self._psf_layer,
+            self._sigma,
+            self._unit,
+            self._length,
+            self._angle,
+            self._line,
+        ]
 
-    def request(self) -> Callable[[NDArray[Any], int | None], Job]:
-        """Freeze the choices; see `RunPanel.request`."""
-        return partial(_prepare, psf=self._make_psf(), **self.shared_options())
+    def task_arguments(self) -> dict[str, Any]:
+        """Return nothing more than what all tasks have."""
+        if self._psf.value == "unknown" and self._planes.value:
+            raise ValueError(
+                "Find the PSF on the plane shown; then choose it as the PSF layer for all planes."
+            )
+        return {}
 
     def remark(self) -> str:
         """Say what an unknown PSF costs."""
@@ -69,53 +94,38 @@ class DeblurPanel(RunPanel):
             return
         kind = self._psf.value
         self._psf_layer.visible = kind == "layer"
-        self._sigma.visible = kind == "Gaussian"
+        self._sigma.visible = self._unit.visible = kind == "Gaussian"
         self._length.visible = self._angle.visible = kind == "motion"
+        self._line.visible = kind == "drawn line"
+
+    def psf(self) -> ShapedPsf | LayerPsf | None:
+        """Return the point spread function, or None if it is unknown."""
+        assert self.image is not None
+        kind, dims = self._psf.value, self._viewer.dims
+        if kind == "unknown":
+            return None
+        if kind == "Gaussian":
+            size = pixel_size(self.image, dims) if self._unit.value == "µm" else (1.0, 1.0)
+            height, width = (round(self._sigma.value / side, 6) for side in size)
+            return ShapedPsf("gaussian_psf", ((height, width),))
+        if kind == "motion":
+            return ShapedPsf("motion_psf", (self._length.value, self._angle.value))
+        if kind == "drawn line":
+            if self._line.value is None:
+                raise ValueError("Draw the path of the motion as a line in a shapes layer.")
+            length, angle = drawn_motion(self._line.value, self.image, dims)
+            return ShapedPsf("motion_psf", (round(length, 2), round(angle, 2)))
+        return self._layer_psf()
 
     def _psf_layers(self, _: object = None) -> list[Image]:
         layers = [layer for layer in self.image_layers() if layer is not self.image]
         return sorted(layers, key=is_psf, reverse=True)
 
-    def _make_psf(self) -> Callable[[], NDArray[Any] | None]:
-        if self._psf.value == "unknown":
-            return _no_psf
-        if self._psf.value == "Gaussian":
-            return partial(_shaped_psf, "gaussian_psf", self._sigma.value)
-        if self._psf.value == "motion":
-            return partial(_shaped_psf, "motion_psf", self._length.value, self._angle.value)
+    def _layer_psf(self) -> LayerPsf:
         layer: Image | None = self._psf_layer.value
         if layer is None:
             raise ValueError("Open the PSF as another image layer, or choose its shape.")
         data = full_resolution(layer)
         if layer.rgb or sum(size > 1 for size in data.shape) > 2:
             raise ValueError(f"The PSF must be a 2-D grey image; {layer.name!r} is not.")
-        return partial(_read_psf, data)
-
-
-def _prepare(
-    image: NDArray[Any],
-    channel_axis: int | None,
-    *,
-    psf: Callable[[], NDArray[Any] | None],
-    **options: Any,
-) -> Job:
-    # Imported in the thread that restores: to load torch takes seconds.
-    from ..core import prepare_deblur
-
-    return prepare_deblur(image, psf(), channel_axis=channel_axis, **options)
-
-
-def _no_psf() -> None:
-    return None
-
-
-def _shaped_psf(shape: str, *sizes: float) -> NDArray[Any]:
-    from ..core import kernel
-
-    psf: NDArray[Any] = getattr(kernel, shape)(*sizes)
-    return psf
-
-
-def _read_psf(data: Any) -> NDArray[Any]:
-    # Leading axes of length 1 are dropped, but not those of a PSF that is one pixel wide.
-    return np.asarray(data).reshape(data.shape[-2:])
+        return LayerPsf(data_source(layer), data)

@@ -1,5 +1,6 @@
 """The restoration core: torch, numpy and scikit-image only, no viewer and no Qt."""
 
+from .._weights import priors_folder
 from .errors import DmspError
 from .inputs import read_input
 from .job import Job, Problem, Restoration, prepare, run
@@ -30,6 +31,7 @@ __all__ = [
     "prepare_deblur",
     "prepare_demosaic",
     "prepare_superres",
+    "priors_folder",
     "read_input",
     "run",
     "superres",

@@ -14,12 +14,14 @@ from torch import Tensor
 from .device import explain_failures, pick_device
 from .errors import DmspError
 from .operators import fill_gaps
-from .prior import Denoiser, Prior, load_prior
+from .prior import Denoiser, Prior, available_priors, load_prior
 
 METHODS = ("annealed", "sgd")
 MIN_SIDE = 8
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
+# What `is_fluorescence` calls dark, as a part of the range, and the side of its blocks.
+DARK, BLOCK = 0.1, 4
 
 
 class Options(TypedDict, total=False):
@@ -153,7 +155,7 @@ def read_input(
     mask = check_mask(options["mask"], image, axis)
     values = check_image(image, axis, mask)
     target = pick_device(options["device"])
-    model = pick_prior(options["prior"], 3 if mosaic else values.shape[0], options["method"])
+    model = pick_prior(options["prior"], values, options["method"], mosaic=mosaic)
     if mosaic and model.channels == 1:
         raise DmspError(f"prior={model.name!r} is for grey images; a mosaic needs one for colour.")
     units = Units.of(
@@ -173,9 +175,20 @@ def read_input(
         return Input(observed, kept, units, model.to(target), options)
 
 
-def pick_prior(prior: str | Path | Denoiser | Prior | None, channels: int, method: str) -> Prior:
-    """Load the prior for an image of so many channels, or raise a `DmspError`."""
-    model = load_prior(prior if prior is not None else ("rgb" if channels == 3 else "gray"))
+def pick_prior(
+    prior: str | Path | Denoiser | Prior | None,
+    values: NDArray[np.float64],
+    method: str,
+    *,
+    mosaic: bool = False,
+) -> Prior:
+    """Load the prior for an image (C, H, W) or a mosaic, or raise a `DmspError`."""
+    channels = 3 if mosaic else len(values)
+    if prior is None:
+        prior = "rgb" if channels == 3 else "gray"
+        if channels == 1 and "microscopy" in available_priors() and is_fluorescence(values[0]):
+            prior = "microscopy"
+    model = load_prior(prior)
     if model.channels == 3 and channels == 1:
         raise DmspError(f"prior={model.name!r} is for colour, the image is grey; use prior='gray'.")
     if model.noise_sigma is not None and method != "sgd":
@@ -184,6 +197,24 @@ def pick_prior(prior: str | Path | Denoiser | Prior | None, channels: int, metho
             "use method='sgd' or another prior."
         )
     return model
+
+
+def is_fluorescence(plane: NDArray[np.float64]) -> bool:
+    """Guess from a grey image (H, W) whether it shows fluorescence and is not a photograph.
+
+    Fluorescence is objects that shine on an empty ground: most pixels are dark. So are those of
+    night photographs, some 3 % of all; of fluorescence images 5 to 10 % are too crowded. No dtype
+    tells them apart: both are kept as 8 and 16 bits and as numbers from 0 to 1.
+
+    Notes
+    -----
+    Noise widens the range downwards, which lifts the median in it. It is therefore averaged out,
+    over blocks of pixels that a blurred image does not tell apart.
+    """
+    height, width = (n // BLOCK for n in plane.shape)
+    blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
+    low, median, high = np.percentile(blocks.mean((1, 3)), [0.1, 50, 99.9])
+    return bool(median - low < DARK * (high - low))
 
 
 def check_mask(

@@ -15,24 +15,27 @@ from .errors import DmspError
 MAX_RADIUS = 500
 
 
-def gaussian_psf(sigma: float) -> NDArray[np.float32]:
-    """Isotropic Gaussian, cut off at four standard deviations.
+def gaussian_psf(sigma: float | tuple[float, float]) -> NDArray[np.float32]:
+    """Gaussian, cut off at four standard deviations.
 
     Parameters
     ----------
-    sigma : float
-        Standard deviation in pixels.
+    sigma : float or (float, float)
+        Standard deviation in pixels; along the rows' axis and the columns' axis, where they differ.
 
     Returns
     -------
     ndarray
-        (2 r + 1, 2 r + 1), float32, with sum 1.
+        (2 r + 1, 2 s + 1), float32, with sum 1.
     """
-    if not 0 < 4 * sigma <= MAX_RADIUS:
-        raise DmspError(f"sigma={sigma:g} px must be above 0 and at most {MAX_RADIUS / 4:g}.")
-    radius = math.ceil(4 * sigma)
-    profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    psf = np.outer(profile, profile)
+    down, right = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    profiles = []
+    for size in (down, right):
+        if not 0 < 4 * size <= MAX_RADIUS:
+            raise DmspError(f"sigma={size:g} px must be above 0 and at most {MAX_RADIUS / 4:g}.")
+        radius = math.ceil(4 * size)
+        profiles.append(np.exp(-0.5 * (np.arange(-radius, radius + 1) / size) ** 2))
+    psf = np.outer(*profiles)
     return (psf / psf.sum()).astype(np.float32)
 
 

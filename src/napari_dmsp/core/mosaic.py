@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,6 +164,26 @@ def _tent(x: Tensor, reach: int) -> Tensor:
     ramp = 1 - torch.arange(1 - reach, reach, dtype=x.dtype, device=x.device).abs() / reach
     rows = F.conv2d(x, ramp[None, None, :, None], padding=(reach - 1, 0))
     return F.conv2d(rows, ramp[None, None, None, :], padding=(0, reach - 1))
+
+
+def develop(image: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Balance linear colours for a grey world and encode them, so that they can be looked at.
+
+    Parameters
+    ----------
+    image : ndarray
+        (H, W, 3), black at 0 and white at 1.
+
+    Returns
+    -------
+    ndarray
+        The same shape, float32, 0..1, under the curve of video (ITU-R BT.709).
+    """
+    means = image.mean((0, 1))
+    gains = np.minimum(means.max() / np.maximum(means, 1e-3), MAX_GAIN)
+    balanced = np.clip(image * gains, 0, 1)
+    curved = 1.099 * np.maximum(balanced, KNEE) ** 0.45 - 0.099
+    return np.where(balanced > KNEE, curved, SLOPE * balanced).astype(np.float32)
 
 
 @dataclass(frozen=True)

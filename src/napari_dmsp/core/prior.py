@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .._weights import prior_files
 from .device import supports_bf16
 from .errors import DmspError
 from .networks import ARCHITECTURES
@@ -115,13 +115,8 @@ class Prior:
 
 
 def available_priors() -> list[str]:
-    """Names of the priors that come with the package."""
-    folder = resources.files("napari_dmsp") / "weights"
-    return sorted(
-        f.name.removesuffix(".safetensors")
-        for f in folder.iterdir()
-        if f.name.endswith(".safetensors")
-    )
+    """Names of the priors that come with the package, then the user's own."""
+    return list(prior_files())
 
 
 def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
@@ -130,8 +125,8 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
     Parameters
     ----------
     prior : str, path or callable
-        The name of a bundled prior ("rgb", "gray"), a safetensors file written by the trainer, or
-        any ``denoiser(x, sigma)`` on tensors (B, C, H, W).
+        One of `available_priors`, such as "rgb" and "gray"; a safetensors file written by the
+        trainer; or any ``denoiser(x, sigma)`` on tensors (B, C, H, W).
 
     Returns
     -------
@@ -146,16 +141,10 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
         return prior
     if callable(prior):
         return Prior(prior, getattr(prior, "__name__", type(prior).__name__))
-    if str(prior) in available_priors():
-        with resources.as_file(
-            resources.files("napari_dmsp") / "weights" / f"{prior}.safetensors"
-        ) as path:
-            return _read_prior(path)
-    path = Path(prior)
+    files = prior_files()
+    path = files.get(str(prior), Path(prior))
     if not path.is_file():
-        raise DmspError(
-            f"prior={str(prior)!r} is neither a file nor one of {', '.join(available_priors())}."
-        )
+        raise DmspError(f"prior={str(prior)!r} is neither a file nor one of {', '.join(files)}.")
     return _read_prior(path)
 
 

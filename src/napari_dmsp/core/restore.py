@@ -85,7 +85,8 @@ def deblur(
     channel_axis : int, optional
         Axis of the colour channels; None for a grey image.
     prior : str, path or callable, optional
-        See `load_prior`. By default "rgb" for colour and "gray" for grey images.
+        See `load_prior`. By default "rgb" for colour and "gray" for grey images, or "microscopy"
+        for grey images that are dark for the most part, as those of fluorescence are.
     method : {"annealed", "sgd"}
         The fast solver, or the paper's own descent.
     iterations : int, optional
@@ -346,6 +347,7 @@ def prepare_demosaic(
         encoding = Encoding.of(given.observed, weights) if linear and plain else None
         problem = _mosaic_problem(given, weights, cfa_tile(pattern), encoding)
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
+        white = given.units.low + given.units.scale
         settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
         return prepare(settings, given, problem)
 

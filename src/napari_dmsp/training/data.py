@@ -15,6 +15,9 @@ from .. import io
 from ..core import inputs
 from ..core.errors import DmspError
 
+# A file, or an array (H, W) or (H, W, 3).
+Source = Path | NDArray[Any]
+
 LUMA = np.array(inputs.LUMA, dtype=np.float32)
 
 
@@ -37,18 +40,33 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def read_image(path: Path, channels: int) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Read a file as (H, W, channels), 8-bit data as uint8 and anything else as float32 in 0..1.
+def find_sources(images: Iterable[str | Path | NDArray[Any]]) -> list[Source]:
+    """List the image files below the folders among ``images``, and then the arrays among them."""
+    folders = [image for image in images if isinstance(image, str | Path)]
+    arrays = [image for image in images if not isinstance(image, str | Path)]
+    return [*(find_images(folders) if folders or not arrays else []), *arrays]
 
-    Data deeper than 8 bits is scaled by its 0.1 to 99.9 percentile range, since detectors rarely
-    fill their range.
+
+def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Read a file or an array as (H, W, channels).
+
+    8-bit data stays uint8. Anything else becomes float32 in 0..1, scaled by its 0.1 to 99.9
+    percentile range, since detectors rarely fill their range.
     """
-    image = io.read_image(path).pixels
+    if isinstance(source, Path):
+        name, image = str(source), io.read_image(source).pixels
+    else:
+        image = np.asarray(source)
+        name = f"the image of shape {image.shape}"
+        if image.dtype.kind not in "buif":
+            raise DmspError(f"{name} has dtype {image.dtype}, which is not a real number.")
+        if image.ndim != 2 and not (image.ndim == 3 and image.shape[-1] == 3):
+            raise DmspError(f"{name} cannot be trained on; give (H, W), or (H, W, 3) for colour.")
     if not np.isfinite(image).all():
-        raise DmspError(f"{path} has NaN or infinite pixels; replace them, or take it away.")
+        raise DmspError(f"{name} has NaN or infinite pixels; replace them, or take it away.")
     if image.ndim == 2 and channels == 3:
         raise DmspError(
-            f"{path} is grey, but a 3-channel prior is to be trained; use colour images."
+            f"{name} is grey, but a 3-channel prior is to be trained; use colour images."
         )
     if image.ndim == 3 and channels == 1:
         grey = image @ LUMA

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ..core.device import pick_device, supports_bf16
 from ..core.errors import DmspError
 from ..core.networks import ARCHITECTURES
 from ..io import check_writable
-from .data import PatchSampler, find_images, read_image
+from .data import PatchSampler, Source, find_sources, read_image
 
 MAX_SIGMA = 60 / 255
 VALIDATION_SIGMAS = (5 / 255, 25 / 255)
@@ -105,7 +106,7 @@ def state_path(out: Path) -> Path:
 
 
 def train(
-    images: Sequence[str | Path],
+    images: Sequence[str | Path | NDArray[Any]],
     out: str | Path,
     *,
     recipe: Recipe | None = None,
@@ -122,8 +123,9 @@ def train(
 
     Parameters
     ----------
-    images : sequence of path
-        Folders of clean training images.
+    images : sequence of path or array
+        Folders of clean images, and clean images (H, W) or (H, W, 3) themselves; lazy arrays are
+        computed one by one.
     out : path
         The weights file, ``*.safetensors``; ``*.state.safetensors`` beside it resumes.
     recipe : Recipe, optional
@@ -141,7 +143,8 @@ def train(
     precision : {"auto", "bf16", "float32"}
         Arithmetic of the network; weights and optimiser stay float32.
     progress : callable, optional
-        Called with step, minutes, loss and, when new, psnr; may return True to stop and save.
+        Called with ``images``, the share read so far, while they are read. Then with step, minutes,
+        loss and, once there is one, psnr; may return True then to stop and save.
     save_every : float
         Seconds between saved states.
     note : str
@@ -170,12 +173,13 @@ def train(
     target = pick_device(device)
     bf16 = precision == "bf16" or (precision == "auto" and supports_bf16(target))
 
-    files = find_images(images)
+    sources = find_sources(images)
     if validation is None:
-        files, held = _hold_out(files)
+        sources, held = _hold_out(sources)
     else:
-        held = find_images([validation])
-    sampler = PatchSampler([read_image(f, recipe.channels) for f in files], recipe.patch, target)
+        held = find_sources([validation])
+    pixels = _read_all(sources, recipe.channels, progress)
+    sampler = PatchSampler(pixels, recipe.patch, target)
     noisy = _validation_set(held, recipe)
 
     torch.manual_seed(recipe.seed)
@@ -220,7 +224,14 @@ def train(
     running = 0.0
     next_save, next_report = elapsed + save_every, elapsed
     tick = time.perf_counter()
-    with tqdm(total=minutes, initial=elapsed / 60, mininterval=2, bar_format=BAR) as bar:
+    with tqdm(
+        total=minutes,
+        initial=elapsed / 60,
+        mininterval=2,
+        bar_format=BAR,
+        # Who listens shows it too; and applications without a console have nowhere to print.
+        disable=progress is not None,
+    ) as bar:
         while elapsed < minutes * 60:
             fraction = elapsed / (minutes * 60)
             rate = _rate(recipe, step, fraction)
@@ -293,11 +304,23 @@ def _check_folder(out: Path) -> None:
     check_writable(out, overwrite=True)
 
 
-def _hold_out(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Split off a tenth, 1 to 12 files, for validation; a single file serves for both."""
-    count = min(12, max(1, len(files) // 10))
-    held = files[:: len(files) // count][:count]
-    return [f for f in files if f not in held] or files, held
+def _hold_out(sources: list[Source]) -> tuple[list[Source], list[Source]]:
+    """Split off a tenth, 1 to 12 images, for validation; a single one serves for both."""
+    count = min(12, max(1, len(sources) // 10))
+    held = range(0, len(sources), len(sources) // count)[:count]
+    kept = [source for index, source in enumerate(sources) if index not in held]
+    return kept or sources, [sources[index] for index in held]
+
+
+def _read_all(
+    sources: list[Source], channels: int, progress: Callable[[dict[str, float]], Any] | None
+) -> list[NDArray[Any]]:
+    images: list[NDArray[Any]] = []
+    for source in sources:
+        images.append(read_image(source, channels))
+        if progress is not None:
+            progress({"images": len(images) / len(sources)})
+    return images
 
 
 def _rate(recipe: Recipe, step: int, fraction: float) -> float:
@@ -306,13 +329,15 @@ def _rate(recipe: Recipe, step: int, fraction: float) -> float:
     return rate * min(1.0, (step + 1) / recipe.warmup_steps)
 
 
-def _validation_set(files: Sequence[Path], recipe: Recipe) -> list[tuple[Tensor, Tensor, float]]:
+def _validation_set(
+    sources: Sequence[Source], recipe: Recipe
+) -> list[tuple[Tensor, Tensor, float]]:
     """Make fixed noisy crops of the held-out images, one list entry an image and noise level."""
     sigmas = VALIDATION_SIGMAS if recipe.noise_sigma is None else (recipe.noise_sigma,)
     generator = torch.Generator().manual_seed(12345)
     cases = []
-    for file in files:
-        image = torch.from_numpy(read_image(file, recipe.channels))
+    for source in sources:
+        image = torch.from_numpy(read_image(source, recipe.channels))
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         height, width = image.shape[:2]
         top, left = max(0, height - 160) // 2, max(0, width - 160) // 2

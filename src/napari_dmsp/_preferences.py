@@ -1,0 +1,52 @@
+"""What the user prefers, as set in the viewer's preferences. No Qt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+OUTPUTS = ("float32", "same as input")
+MIN_LIVE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Defaults of the panels.
+
+    Attributes
+    ----------
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where to compute.
+    output : {"float32", "same as input"}
+        Data type of the results.
+    live_seconds : float
+        Time between two live estimates, at least 0.25.
+    """
+
+    device: str = DEVICES[0]
+    output: str = OUTPUTS[0]
+    live_seconds: float = MIN_LIVE_SECONDS
+
+
+def read_preferences() -> Preferences:
+    """Read the preferences; what the viewer does not know, or is not valid, has its default."""
+    try:
+        # Since napari 0.9.
+        from napari.settings import get_plugin_settings
+
+        settings: Any = get_plugin_settings("napari-dmsp").restoration
+    # Without them nothing is lost, so none of the ways to fail may stop a panel.
+    except Exception:
+        return Preferences()
+    device, output, seconds = (
+        getattr(settings, name, None) for name in ("device", "output", "live_seconds")
+    )
+    if not isinstance(seconds, int | float) or not MIN_LIVE_SECONDS <= seconds < math.inf:
+        seconds = MIN_LIVE_SECONDS
+    return Preferences(
+        device if device in DEVICES else DEVICES[0],
+        output if output in OUTPUTS else OUTPUTS[0],
+        float(seconds),
+    )

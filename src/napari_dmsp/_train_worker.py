@@ -1,0 +1,240 @@
+"""Runs a training beside the viewer: the only thread code of the trainer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from qtpy.QtCore import QCoreApplication, QObject
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Data of an image layer: planes along its last two axes, before the colours if it has any."""
+
+    data: Any = field(repr=False)
+    rgb: bool
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Sizes of the other axes."""
+        shape: tuple[int, ...] = self.data.shape[: -3 if self.rgb else -2]
+        return shape
+
+    def planes(self) -> Iterator[Any]:
+        """Give every plane, (H, W) or (H, W, 3), without computing it."""
+        for index in np.ndindex(self.leading):
+            yield self.data[(*index, ..., slice(3))] if self.rgb else self.data[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    folders, stacks : tuple
+        Where the clean images are.
+    out : Path
+        The weights to write.
+    channels : int
+        1 or 3.
+    minutes : int
+        For how long.
+    start : Path or None
+        Weights to start from.
+    device : str
+        Where to train.
+    """
+
+    folders: tuple[Path, ...]
+    stacks: tuple[Stack, ...]
+    out: Path
+    channels: int
+    minutes: int
+    start: Path | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How a training ended: with the prior's card, an error, or neither if it was cancelled."""
+
+    card: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class TrainRunner:
+    """Runs one training at a time in another thread and reports to this one.
+
+    Parameters
+    ----------
+    on_progress : callable
+        Called in the GUI thread with what `training.train.train` reports.
+    on_outcome : callable
+        Called in the GUI thread once a run, with its `TrainOutcome`.
+    """
+
+    # An object of Qt must not be collected in another thread, as that of a closed panel might.
+    _kept: ClassVar[set[TrainRunner]] = set()
+
+    def __init__(
+        self,
+        on_progress: Callable[[dict[str, float]], None],
+        on_outcome: Callable[[TrainOutcome], None],
+    ) -> None:
+        self._on_progress = on_progress
+        self._on_outcome = on_outcome
+        self._request: _Request | None = None
+        self._out: Path | None = None
+        self._messages = _Messages()
+        self._messages.progressed.connect(self._progressed)
+        self._messages.ended.connect(self._ended)
+        self.closed = False
+        # Python waits for threads when it ends.
+        application = QCoreApplication.instance()
+        assert application is not None
+        application.aboutToQuit.connect(self.close)
+
+    @property
+    def running(self) -> bool:
+        """Whether a run has not ended yet, be it cancelled."""
+        return self._request is not None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is about to end."""
+        return self._request is not None and (self._request.stop or self._request.cancel)
+
+    def start(self, training: Training) -> bool:
+        """Start ``training`` in another thread.
+
+        Returns
+        -------
+        bool
+            False, and nothing was started, while another run goes on.
+        """
+        if self.running or self.closed:
+            return False
+        self._request, self._out = _Request(), training.out
+        self._kept.add(self)
+        # Not one of Qt's few pooled threads: restorations would wait for hours for the next.
+        threading.Thread(
+            target=_work,
+            args=(training, self._request, self._messages),
+            name="napari-dmsp training",
+        ).start()
+        return True
+
+    def stop(self) -> None:
+        """End the run soon, and keep the prior as it is."""
+        if self._request is not None:
+            self._request.stop = True
+
+    def cancel(self) -> None:
+        """End the run soon, and remove its files."""
+        if self._request is not None:
+            self._request.cancel = True
+
+    def leave(self) -> None:
+        """End the run; keep the prior if it was saved before, for it may have taken hours."""
+        if self._out is not None and self._out.exists():
+            self.stop()
+        else:
+            self.cancel()
+
+    def close(self, *_: object) -> None:
+        """Leave, and report no more: whoever listened is about to go."""
+        self.closed = True
+        self.leave()
+
+    def _progressed(self, values: dict[str, float]) -> None:
+        # Messages may still be queued when the user cancels.
+        if not self.closed and self._request is not None and not self._request.cancel:
+            self._on_progress(values)
+
+    def _ended(self, outcome: TrainOutcome) -> None:
+        self._request = None
+        self._kept.discard(self)
+        if not self.closed:
+            self._on_outcome(outcome)
+
+
+class _Messages(QObject):
+    progressed = QtSignal(object)
+    ended = QtSignal(object)
+
+
+@dataclass
+class _Request:
+    """What the user wants of a run."""
+
+    stop: bool = False
+    cancel: bool = False
+
+
+class _Cancelled(Exception):
+    """Leaves the training without saving."""
+
+
+def _work(training: Training, request: _Request, messages: _Messages) -> None:
+    try:
+        outcome = TrainOutcome(_train(training, request, messages))
+    except _Cancelled:
+        outcome = TrainOutcome()
+    except Exception as error:
+        logging.getLogger(__name__).debug("The training failed.", exc_info=True)
+        outcome = TrainOutcome(error=_explain(error, training.out))
+    # The last step may be too late to be told.
+    if request.cancel:
+        outcome = TrainOutcome()
+    _clean_up(training.out, keep=not request.cancel)
+    messages.ended.emit(outcome)
+
+
+def _train(training: Training, request: _Request, messages: _Messages) -> dict[str, Any]:
+    def progress(values: dict[str, float]) -> bool:
+        if request.cancel:
+            raise _Cancelled
+        messages.progressed.emit(values)
+        return request.stop
+
+    # Imported in the thread that trains: to load torch takes seconds.
+    from .training.train import Recipe, train
+
+    planes = [plane for stack in training.stacks for plane in stack.planes()]
+    return train(
+        [*training.folders, *planes],
+        training.out,
+        recipe=Recipe(channels=training.channels),
+        minutes=training.minutes,
+        resume=training.start,
+        device=training.device,
+        progress=progress,
+        # About twenty points for the plot; each takes a few seconds.
+        save_every=min(max(10.0, 3 * training.minutes), 120.0),
+    )
+
+
+def _explain(error: Exception, out: Path) -> str:
+    # A DmspError is written for the user; of others the type says the most.
+    expected = isinstance(error, ValueError) and str(error)
+    text = str(error) if expected else f"{type(error).__name__}: {error}"
+    kept = f"What had been saved is kept as {out.stem!r}."
+    return f"{text.removesuffix('.')}. {kept}" if out.exists() else text
+
+
+def _clean_up(out: Path, keep: bool) -> None:
+    """Remove the files of a run, but for the prior and its card if they are to be kept."""
+    kept = (out, out.with_suffix(".json")) if keep else ()
+    for path in out.parent.glob(f"{out.stem}.*"):
+        if path not in kept:
+            with suppress(OSError):
+                path.unlink()

@@ -1,0 +1,27 @@
+"""The priors that the panels offer, without loading torch for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from psygnal import SignalInstance
+from safetensors import SafetensorError, safe_open
+
+from .._weights import prior_files
+
+__all__ = ["prior_config", "prior_files", "priors_changed"]
+
+# Emitted when the user's folder of priors has changed.
+priors_changed = SignalInstance()
+
+
+def prior_config(file: Path) -> dict[str, Any]:
+    """Return the architecture that a weights file names, or nothing if it is not one of ours."""
+    try:
+        with safe_open(file, framework="np") as opened:
+            config = json.loads((opened.metadata() or {})["napari-dmsp"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,227 @@
+"""What becomes of a run: regions, planes, kernels, metadata, and the script that repeats it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from qtpy.QtWidgets import QApplication
+
+from napari_dmsp.core.kernel import gaussian_psf, motion_psf
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def restore(qtbot, viewer):
+    """Open the panel of a task, choose, press Run or Preview, and wait for the end."""
+
+    def restored(title, *, preview=False, advanced=None, **inputs):
+        _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", title)
+        for name, value in ({"evaluations": "2", "device": "cpu"} | (advanced or {})).items():
+            panel.advanced[name].value = value
+        for name, value in inputs.items():
+            panel.inputs[name].value = value
+        (panel.preview if preview else panel.run)()
+        qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
+        return panel
+
+    return restored
+
+
+def repeated(viewer, panel):
+    """Run the script of the panel's last result."""
+    panel.copy_script()
+    names = {"viewer": viewer}
+    exec(QApplication.clipboard().text(), names)
+    return names["restored"]
+
+
+def test_preview_restores_the_middle_of_what_is_visible(viewer, restore, fake_prior, qtbot):
+    image = np.random.default_rng(0).integers(0, 255, (900, 1100), dtype=np.uint8)
+    layer = viewer.add_image(image, name="large", scale=(2, 2))
+    layer.corner_pixels = np.array([[100, 200], [799, 899]])
+    panel = restore("Deblur", preview=True)
+    result = viewer.layers["large preview"]
+    assert result.data.shape == (512, 512)
+    middle = layer.data_to_world((449.5, 549.5))
+    assert_allclose(result.data_to_world((255.5, 255.5)), middle, atol=2.1)
+    panel.preview()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    assert [layer.name for layer in viewer.layers] == ["large", "large preview"]
+
+
+def test_region_of_a_shape_and_its_script(viewer, restore, grey_image):
+    viewer.add_image(grey_image, name="step")
+    shapes = viewer.add_shapes([[[30, 5], [30, 30], [50, 30], [50, 5]]], name="here")
+    panel = restore("Deblur", region=shapes, sigma=1.0)
+    result = viewer.layers["step deblurred"]
+    assert result.data.shape == (21, 26)
+    assert_allclose(result.translate, (30, 5))
+    about = result.metadata["napari-dmsp"]
+    assert about["region"] == [[30, 51], [5, 31]]
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+def test_every_plane_with_its_own_noise(viewer, restore, fake_prior, grey_image):
+    rng = np.random.default_rng(0)
+    stack = np.stack([grey_image + rng.normal(0, s, grey_image.shape) for s in (0, 20)])
+    viewer.add_image(stack[:, None], name="stack", axis_labels=("t", "z", "y", "x"))
+    panel = restore("Deblur", planes=(0,), sigma=1.0)
+    assert "2 planes" in panel._plan.value
+    result = viewer.layers["stack deblurred"]
+    assert result.data.shape == (2, 1, *grey_image.shape)
+    assert np.ptp(result.data, axis=(2, 3)).min() > 50
+    about = result.metadata["napari-dmsp"]
+    assert about["planes"] == [[0, 0], [1, 0]]
+    assert about["noise_sigma"][1] > 1.5 * about["noise_sigma"][0]
+
+
+def test_script_of_a_stack_in_another_order(viewer, restore, grey_image):
+    stack = np.stack([grey_image, grey_image[::-1], 255 - grey_image]).transpose(1, 0, 2)
+    viewer.add_image(stack, name="stack")
+    viewer.dims.order = (1, 0, 2)
+    panel = restore("Deblur", planes=(1,), sigma=1.0, noise="3")
+    result = viewer.layers["stack deblurred"]
+    assert result.data.shape == stack.shape
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+def test_script_of_a_run_that_was_stopped(qtbot, viewer, grey_image):
+    viewer.add_image(np.stack([grey_image] * 3), name="stack")
+    _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
+    panel.advanced.device.value = "cpu"
+    panel.inputs.planes.value = (0,)
+    panel.run()
+    qtbot.waitUntil(lambda: panel._bar.value > 1, timeout=60_000)
+    panel.stop()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    result = viewer.layers["stack deblurred"]
+    about = result.metadata["napari-dmsp"]
+    assert about["stopped"]
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+@pytest.mark.parametrize("output", ["float32", "same as input"])
+def test_script_of_colours_and_types(viewer, restore, rgb_image, grey_image, output):
+    viewer.add_image(rgb_image, name="photo")
+    psf = viewer.add_image(motion_psf(4, 30)[None], name="psf", visible=False)
+    panel = restore("Deblur", psf_layer=psf)
+    assert_array_equal(repeated(viewer, panel), viewer.layers["photo deblurred"].data)
+    grey = viewer.add_image(grey_image.astype(np.uint16) * 100, name="step")
+    panel = restore("Super-resolution", image=grey, scale=1.5, advanced={"output": output})
+    result = viewer.layers["step enlarged"]
+    assert result.data.dtype == ("float32" if output == "float32" else "uint16")
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+@pytest.mark.parametrize("colours", ["as measured", "developed"])
+def test_raw_mosaic_becomes_colours(viewer, restore, rgb_image, colours):
+    image = rgb_image.astype(np.uint16) * 3 + 64
+    mosaic = image[..., 0].copy()
+    mosaic[0::2, 1::2], mosaic[1::2, 0::2] = image[0::2, 1::2, 1], image[1::2, 0::2, 1]
+    mosaic[1::2, 1::2] = image[1::2, 1::2, 2]
+    viewer.add_image(mosaic, name="raw", colormap="viridis")
+    levels = {"background": "64", "evaluations": "6"}
+    panel = restore("Demosaic", white="829", values="encoded", colours=colours, advanced=levels)
+    result = viewer.layers["raw demosaiced"]
+    assert result.rgb
+    assert result.data.shape == image.shape
+    error = np.abs(result.data[10:-10, 10:-10] - (image[10:-10, 10:-10] - 64.0) / 765)
+    assert error.mean() < 0.03 or colours == "developed"
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+def test_a_mosaic_has_no_colours(viewer, restore, rgb_image):
+    viewer.add_image(rgb_image, name="photo")
+    panel = restore("Demosaic")
+    assert panel._plan.value == "'photo' has colours already; a mosaic is grey."
+    assert not panel._run_button.enabled
+
+
+def test_a_plane_without_content_is_left_empty(viewer, restore, fake_prior, grey_image):
+    viewer.add_image(np.stack([grey_image, np.zeros_like(grey_image)]), name="stack")
+    panel = restore("Deblur", planes=(0,))
+    assert "1 planes were left empty: the image is constant" in panel._report.value
+    result = viewer.layers["stack deblurred"]
+    assert result.metadata["napari-dmsp"]["planes"] == [[0]]
+    assert not result.data[1].any()
+
+
+def test_gaussian_in_micrometres(viewer, restore, fake_prior, grey_image):
+    viewer.add_image(grey_image, name="bare")
+    panel = restore("Deblur", sigma=0.2, unit="µm")
+    assert "'bare' has no pixel size" in panel._plan.value
+    layer = viewer.add_image(grey_image, name="cell", scale=(100, 200), units=("nm", "nm"))
+    panel.inputs.image.value = layer
+    assert panel.psf().sizes == ((2, 1),)
+
+
+def test_motion_drawn_on_the_image(viewer, restore, fake_prior, grey_image):
+    viewer.add_image(grey_image, name="step", scale=(0.5, 0.5))
+    panel = restore("Deblur", psf="drawn line")
+    assert "Draw the path" in panel._plan.value
+    viewer.add_shapes([[[10, 10], [8.5, 12]]], shape_type="line", name="path")
+    assert panel.inputs.line.value is None
+    panel.inputs.line.value = viewer.layers["path"]
+    assert panel.psf().function == "motion_psf"
+    assert_allclose(panel.psf().sizes, (5, 36.87))
+
+
+def test_the_psf_found_arrives_and_can_be_chosen(qtbot, viewer, restore, fake_prior):
+    truth = np.zeros((64, 64))
+    truth[20:44, 16:40] = 200
+    image = truth + np.random.default_rng(0).normal(0, 2, truth.shape)
+    viewer.add_image(np.stack([image] * 2), name="step")
+    panel = restore("Deblur", psf="unknown")
+    psf = viewer.layers["step deblurred PSF"]
+    assert_allclose(psf.data.sum(), 1, rtol=1e-5)
+    assert not psf.visible
+    panel.inputs.planes.value = (0,)
+    assert "Find the PSF on the plane shown" in panel._plan.value
+    panel.inputs.psf.value = "layer"
+    panel.inputs.psf_layer.value = psf
+    assert panel._run_button.enabled
+    panel.run()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    assert viewer.layers[-1].data.shape == (2, 64, 64)
+
+
+def test_dask_and_resolutions(viewer, restore, fake_prior, grey_image):
+    da = pytest.importorskip("dask.array")
+    stack = da.from_array(np.stack([grey_image, grey_image[::-1]]), chunks=(1, -1, -1))
+    viewer.add_image([stack, stack[:, ::2, ::2]], multiscale=True, contrast_limits=(0, 255))
+    viewer.layers[0].name = "lazy"
+    restore("Deblur", planes=(0,), sigma=0.3)
+    result = viewer.layers["lazy deblurred"]
+    assert not result.multiscale
+    assert result.data.shape == (2, *grey_image.shape)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+def test_a_hundred_runs_leave_nothing_behind(qtbot, viewer, fake_prior, grey_image):
+    layer = viewer.add_image(grey_image[:16, :16], name="step")
+    viewer.add_image(gaussian_psf(0.5), name="psf", visible=False)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
+    panel.advanced.evaluations.value = "1"
+    panel.advanced.device.value = "cpu"
+    levels = []
+    for number in range(100):
+        panel.run()
+        qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+        viewer.layers.remove(viewer.layers[-1])
+        if number in (19, 99):
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            levels.append((threading.active_count(), memory))
+    assert panel.image is layer
+    (threads, before), (threads_after, after) = levels
+    assert threads_after <= threads
+    # In kilobytes; in bytes on macOS.
+    assert after - before < 20_000 * (1024 if sys.platform == "darwin" else 1)
