@@ -48,7 +48,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Pairs of runs for the overhead.")] = 3,
     runs: Annotated[int, typer.Option(help="Runs of the leak check.")] = 100,
 ) -> None:
-    """Print a table of the chosen parts, all by default."""
+    """Print tables of the chosen parts, all by default."""
     measure: dict[Part, Callable[[], list[Row]]] = {
         Part.BLOCKS: lambda: blocks(size, evaluations),
         Part.CANCEL: lambda: cancel(size),
@@ -56,12 +56,12 @@ def main(
         Part.OVERHEAD: lambda: overhead(size // 2, evaluations, repeats),
         Part.LEAKS: lambda: leaks(runs),
     }
-    rows = [row for chosen in part or Part for row in measure[chosen]()]
+    for chosen in part or Part:
+        rows = measure[chosen]()
+        # Only now, for it loads torch.
+        from protocol import print_table
 
-    import torch
-    from protocol import print_table
-
-    print_table(f"{torch.get_num_threads()} threads", ["", "measured", "goal"], rows)
+        print_table(chosen, ["", "measured", "goal"], rows)
 
 
 def blocks(size: int, evaluations: int) -> list[Row]:

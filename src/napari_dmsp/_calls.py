@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,13 +93,24 @@ class Call:
         # Imported in the thread that restores: to load torch takes seconds.
         from . import core
 
-        arguments = dict(self.arguments)
+        arguments = self.arguments | {"prior": self._prior}
         if self.selection.rgb:
             arguments["channel_axis"] = -1
         if self.psf is not None:
             arguments["psf"] = self.psf.make()
         job: Job = getattr(core, f"prepare_{self.task}")(self.selection.read(steps), **arguments)
         return job
+
+    @cached_property
+    def _prior(self) -> str | None:
+        """The prior for all planes, chosen by the one in the middle if the user chose none."""
+        from .core.inputs import default_prior, is_fluorescence
+
+        planes, chosen = self.selection.planes, self.arguments["prior"]
+        if chosen is not None or len(planes) == 1 or self._is_mosaic or self.selection.rgb:
+            return chosen
+        middle = self.selection.read(planes[len(planes) // 2])
+        return default_prior(1, is_fluorescence(middle[None].astype(np.float64)))
 
     def convert(self, image: NDArray[np.float32], settings: dict[str, Any]) -> NDArray[Any]:
         """Cut the margin off a restored plane and give it a type that the viewer shows rightly."""

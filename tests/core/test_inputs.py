@@ -47,7 +47,7 @@ def chosen(image, **options):
 def test_blurred_and_noisy_nuclei_are_fluorescence(nuclei, noise):
     low, high = np.percentile(nuclei, [0.1, 99.9])
     observed, _ = simulate_blur((nuclei - low) / (high - low), gaussian_psf(2), noise)
-    assert is_fluorescence(observed.astype(np.float64))
+    assert is_fluorescence(observed[None].astype(np.float64))
     assert chosen(observed) == "microscopy"
 
 

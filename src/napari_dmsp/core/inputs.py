@@ -70,13 +70,17 @@ class Units:
         background: float | None,
         planes: bool,
         white: float | None = None,
+        fluorescence: bool = False,
     ) -> Units:
         """Take the full range of 8-bit images, and the 0.1 to 99.9 percentiles of others.
 
-        An 8-bit image that leaves the upper half of its range empty is not a photograph's.
+        An 8-bit image that leaves the upper half of its range empty is not a photograph's. The
+        ground of fluorescence is black, its noise is not.
         """
         eight_bit = dtype == np.uint8 and values.max() > 127
         low, high = (0, 255) if eight_bit else np.percentile(values, [0.1, 99.9])
+        if fluorescence and not eight_bit:
+            low = np.percentile(_block_means(values[0]), 0.1)
         low = low if background is None else background
         if white is not None:
             high = white
@@ -112,6 +116,8 @@ class Input:
         (B, C, H, W), gaps filled.
     kept : Tensor or None
         1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
+    fluorescence : bool
+        Whether the image looks like fluorescence, see `is_fluorescence`.
     """
 
     observed: Tensor
@@ -119,6 +125,7 @@ class Input:
     units: Units
     model: Prior
     options: Options
+    fluorescence: bool = False
 
     @property
     def samples(self) -> Tensor:
@@ -151,20 +158,22 @@ def read_input(
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
     options = DEFAULTS | options
     check_options(options)
-    axis, background = options["channel_axis"], options["background"]
+    axis = options["channel_axis"]
     mask = check_mask(options["mask"], image, axis)
     values = check_image(image, axis, mask)
     target = pick_device(options["device"])
-    model = pick_prior(options["prior"], values, options["method"], mosaic=mosaic)
+    fluorescence = not mosaic and is_fluorescence(values)
+    model = pick_prior(options, 3 if mosaic else len(values), fluorescence)
     if mosaic and model.channels == 1:
         raise DmspError(f"prior={model.name!r} is for grey images; a mosaic needs one for colour.")
     units = Units.of(
         np.asarray(image).dtype,
         values,
         -1 if mosaic else axis,
-        background,
+        options["background"],
         model.channels == 1,
         white,
+        fluorescence,
     )
     with explain_failures(target, values.shape[1:]):
         observed = units.to_tensor(values).to(target)
@@ -172,23 +181,13 @@ def read_input(
         if mask is not None:
             plane = torch.from_numpy(~mask).to(observed)
             kept = plane[:, None] if units.planes else plane[None]
-        return Input(observed, kept, units, model.to(target), options)
+        return Input(observed, kept, units, model.to(target), options, fluorescence)
 
 
-def pick_prior(
-    prior: str | Path | Denoiser | Prior | None,
-    values: NDArray[np.float64],
-    method: str,
-    *,
-    mosaic: bool = False,
-) -> Prior:
-    """Load the prior for an image (C, H, W) or a mosaic, or raise a `DmspError`."""
-    channels = 3 if mosaic else len(values)
-    if prior is None:
-        prior = "rgb" if channels == 3 else "gray"
-        if channels == 1 and "microscopy" in available_priors() and is_fluorescence(values[0]):
-            prior = "microscopy"
-    model = load_prior(prior)
+def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
+    """Load the prior for an image of so many channels, or raise a `DmspError`."""
+    prior, method = options["prior"], options["method"]
+    model = load_prior(default_prior(channels, fluorescence) if prior is None else prior)
     if model.channels == 3 and channels == 1:
         raise DmspError(f"prior={model.name!r} is for colour, the image is grey; use prior='gray'.")
     if model.noise_sigma is not None and method != "sgd":
@@ -199,22 +198,31 @@ def pick_prior(
     return model
 
 
-def is_fluorescence(plane: NDArray[np.float64]) -> bool:
-    """Guess from a grey image (H, W) whether it shows fluorescence and is not a photograph.
+def default_prior(channels: int, fluorescence: bool) -> str:
+    """Return the name of the prior for images of a kind."""
+    if channels == 3:
+        return "rgb"
+    return "microscopy" if fluorescence and "microscopy" in available_priors() else "gray"
 
-    Fluorescence is objects that shine on an empty ground: most pixels are dark. So are those of
-    night photographs, some 3 % of all; of fluorescence images 5 to 10 % are too crowded. No dtype
-    tells them apart: both are kept as 8 and 16 bits and as numbers from 0 to 1.
 
-    Notes
-    -----
-    Noise widens the range downwards, which lifts the median in it. It is therefore averaged out,
-    over blocks of pixels that a blurred image does not tell apart.
+def is_fluorescence(values: NDArray[np.float64]) -> bool:
+    """Guess from an image (C, H, W) whether it shows fluorescence and is not a photograph.
+
+    Fluorescence is objects that shine on an empty ground: most pixels of its one channel are dark.
+    So are those of night photographs, some 3 % of all; of fluorescence images 5 to 10 % are too
+    crowded. No dtype tells them apart: both are kept as 8 and 16 bits and as numbers from 0 to 1.
     """
+    if len(values) != 1:
+        return False
+    low, median, high = np.percentile(_block_means(values[0]), [0.1, 50, 99.9])
+    return bool(median - low < DARK * (high - low))
+
+
+def _block_means(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average (H, W) over blocks of pixels that blur makes alike: noise widens the range."""
     height, width = (n // BLOCK for n in plane.shape)
     blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    low, median, high = np.percentile(blocks.mean((1, 3)), [0.1, 50, 99.9])
-    return bool(median - low < DARK * (high - low))
+    return blocks.mean((1, 3))
 
 
 def check_mask(

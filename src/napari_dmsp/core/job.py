@@ -33,6 +33,8 @@ class Schedule:
         Evaluations of the denoiser by `iterate_annealed`.
     sigma_start, sigma_end, end_ratio, kappa : float
         As for `iterate_annealed`.
+    denoise_last : bool
+        As for `iterate_annealed`.
     sgd_noise : tuple of float, optional
         First and last noise level that `iterate_sgd` assumes where none is given; by default it
         follows eq. 21, which says nothing about operators that pass all detail.
@@ -43,10 +45,12 @@ class Schedule:
     sigma_end: float = 1 / 255
     end_ratio: float = 0.7
     kappa: float = 0.3
+    denoise_last: bool = False
     sgd_noise: tuple[float, float] | None = None
 
 
 BLURRED = Schedule()
+FLUORESCENCE = Schedule(denoise_last=True)
 # Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
 SHARP = Schedule(
     iterations=30, sigma_end=5 / 255, end_ratio=1.0, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0)
@@ -130,6 +134,7 @@ class Problem:
                 sigma_end=schedule.sigma_end,
                 end_ratio=schedule.end_ratio,
                 kappa=schedule.kappa,
+                denoise_last=schedule.denoise_last,
                 **common,
             )
         for state in found:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.stats import chi2
 from skimage.restoration import estimate_sigma
 from torch import Tensor
@@ -25,6 +27,13 @@ WEAKEST = 0.25
 QUIETEST = 0.04
 # Detail of photographs that the patches take for noise, on the scale of the prior.
 PATCH_BIAS = 2 / 255
+
+# Noise that grows with light: the least ratio of variances that matters, bins of the intensity, the
+# least pixels in one, the blur that leaves the light of a pixel, and the median of |N(0, 1)|.
+SHOT_RATIO = 3.0
+SHOT_BINS, SHOT_PIXELS = 64, 32
+SHOT_SMOOTHING = 1.5
+MAD = 0.6745
 
 
 def wavelet_sigma(y: Tensor) -> float:
@@ -121,6 +130,62 @@ def sharp_bounds(y: Tensor) -> tuple[float, float]:
     """Return the least and the greatest noise level of sharp images."""
     most = min(patch_sigma(y), wavelet_sigma(y))
     return math.sqrt(max(most**2 - PATCH_BIAS**2, 0.0)), most
+
+
+def shot_weights(y: Tensor) -> Tensor | None:
+    """Weights (1, 1, H, W) that make the noise of a blurred image alike, if it grows with light.
+
+    Photons give a variance that is a straight line of the intensity. The finest diagonal
+    differences of a blurred image hold noise only: their median size in bins of pixels with like
+    surroundings gives the line, and that the variance of every pixel.
+
+    Parameters
+    ----------
+    y : Tensor
+        Grey image (1, 1, H, W).
+
+    Returns
+    -------
+    Tensor or None
+        With a mean square of 1; None if the variance differs by less than `SHOT_RATIO`.
+
+    References
+    ----------
+    .. [1] Foi, Trimeche, Katkovnik, Egiazarian, "Practical Poissonian-Gaussian noise modeling and
+       fitting for single-image raw-data", TIP 2008, DOI 10.1109/TIP.2008.2001399.
+    """
+    plane = y[0, 0].detach().cpu().double().numpy()
+    if min(plane.shape) < 2 * PATCH:
+        return None
+    slope, offset, darkest, lightest = _noise_line(plane)
+    least = slope * darkest + offset
+    if least <= 0 or slope * lightest + offset < SHOT_RATIO * least:
+        return None
+    light = gaussian_filter(plane, SHOT_SMOOTHING)
+    # Noise pulls some pixels below the darkest mean: not all that far.
+    weights = 1 / np.sqrt(np.maximum(slope * light + offset, least / 2))
+    weights /= np.sqrt(np.mean(np.square(weights)))
+    return torch.from_numpy(weights).to(y)[None, None]
+
+
+def _noise_line(plane: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Fit variance = slope * mean + offset; return both, and the least and the greatest mean."""
+    height, width = (size // 2 * 2 for size in plane.shape)
+    a, b, c, d = (plane[i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
+    detail, mean = (
+        np.abs(a - b - c + d).ravel() / 2,
+        gaussian_filter((a + b + c + d) / 4, 1).ravel(),
+    )
+    bins = np.array_split(np.argsort(mean), min(SHOT_BINS, max(2, mean.size // SHOT_PIXELS)))
+    means = np.array([mean[pixels].mean() for pixels in bins])
+    variances = np.array([np.median(detail[pixels]) / MAD for pixels in bins]) ** 2
+    slope, offset = 0.0, 0.0
+    fitted = np.full_like(variances, variances.mean())
+    # The error of a variance is proportional to it.
+    for _ in range(5 if variances.any() else 0):
+        slope, offset = np.polyfit(means, variances, 1, w=1 / fitted)
+        fitted = np.maximum(slope * means + offset, variances.max() * 1e-3)
+    return float(slope), float(offset), float(means[0]), float(means[-1])
 
 
 def is_sharp(operator: Operator) -> bool:

@@ -75,7 +75,8 @@ class Blur:
         Height and width of the observation.
     mask : Tensor, optional
         1 where the observation has a sample and 0 where it has none, (H, W) or (B, C, H, W), sizes
-        of 1 allowed.
+        of 1 allowed. Other weights, with a mean square of 1 where there is a sample, belong to an
+        observation that is weighted alike, so that its noise is the same everywhere.
     max_steps : int
         Most conjugate-gradient steps of one `solve`.
 
@@ -172,7 +173,8 @@ class Blur:
 
     def start(self, y: Tensor) -> Tensor:
         """Continue the observation by its edge, and fill its gaps."""
-        y = fill_gaps(y, self.mask)
+        if self.mask is not None:
+            y = fill_gaps(y / torch.where(self.mask > 0, self.mask, 1), self.mask)
         (top, left), (height, width) = self._corner, self.extended_shape
         bottom, right = height - top - self.shape[0], width - left - self.shape[1]
         return F.pad(y, (left, right, top, bottom), mode="replicate")
@@ -374,7 +376,7 @@ def _fast_size(size: int) -> int:
 
 
 def _coverage(mask: Tensor | None) -> float:
-    return 1.0 if mask is None else float(mask.mean())
+    return 1.0 if mask is None else float(mask.square().mean())
 
 
 def conjugate_gradients(

@@ -23,6 +23,7 @@ from .errors import DmspError
 from .inputs import LUMA, Input, Options, check_psf, read_input
 from .job import (
     BLURRED,
+    FLUORESCENCE,
     MOSAIC,
     SHARP,
     Job,
@@ -36,7 +37,7 @@ from .job import (
 )
 from .kernel import align_psf, crop_psf
 from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights
-from .noise import patch_sigma, sharp_bounds
+from .noise import is_sharp, noise_bounds, patch_sigma, sharp_bounds, shot_weights
 from .operators import Blur, Resize
 from .prior import Denoiser, Prior, load_prior
 from .solvers import DAE_SIGMA, State
@@ -375,7 +376,21 @@ def _blur_problem(
     given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
 ) -> Problem:
     psf = torch.from_numpy(kernel).to(given.observed)
-    return Problem.of(given, Blur(psf, given.shape, given.kept), psf, schedule)
+    operator = Blur(psf, given.shape, given.kept)
+    if given.fluorescence and not given.literal and not is_sharp(operator):
+        return _fluorescence_problem(given, operator)
+    return Problem.of(given, operator, psf, schedule)
+
+
+def _fluorescence_problem(given: Input, operator: Blur) -> Problem:
+    """State the problem of few photons: the more light, the more noise, unless it is given."""
+    weights = None if given.noise_sigma is not None else shot_weights(given.observed)
+    if weights is None:
+        return Problem.of(given, operator, operator.psf, FLUORESCENCE)
+    weighted = weights * given.observed
+    mask, samples = (v if given.kept is None else v * given.kept for v in (weights, weighted))
+    bounds = partial(noise_bounds, weighted, operator)
+    return Problem(replace(operator, mask=mask), samples, bounds, FLUORESCENCE, operator.psf)
 
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:

@@ -139,6 +139,7 @@ def iterate_annealed(
     kappa: float = 0.4,
     gamma: float = 0.0,
     symmetries: bool = True,
+    denoise_last: bool = False,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """Maximise the same objective with an exact data step and a smoothing that shrinks.
@@ -169,6 +170,9 @@ def iterate_annealed(
         Injected noise relative to sigma (eq. 19).
     symmetries : bool
         Evaluate the denoiser under a random flip or rotation in every step.
+    denoise_last : bool
+        Whether the last step denoises at the noise level and leaves it at that: for images that
+        are smooth, as those of microscopes are, the data have nothing more to say then.
     """
     least, most = noise_bounds if noise_sigma is None else (noise_sigma, noise_sigma)
     variance = max(most if math.isfinite(most) else least, FLOOR) ** 2
@@ -179,13 +183,19 @@ def iterate_annealed(
         end = max(end_ratio * math.sqrt(variance), sigma_end)
         sigma = geometric(max(sigma_start, end), end, evaluation - 1, iterations)
         turn = int(torch.randint(8, (1,), generator=generator)) if symmetries else 0
+        last = denoise_last and evaluation == iterations > 1
+        if last:
+            sigma = max(math.sqrt(variance), sigma_end)
         noisy = x + gamma * sigma * draw_normal(x, generator) if gamma else x
         prior = _turned(denoiser, noisy, sigma * math.sqrt(1 + gamma**2), turn)
         # The data step changes slowly between evaluations: the last one is a good first guess.
         weight = kappa * variance / sigma**2
-        x = operator.solve(
-            backprojected + weight * prior, 1.0, weight, prior + correction, ACCURACY * sigma
-        )
+        if last:
+            x = prior
+        else:
+            x = operator.solve(
+                backprojected + weight * prior, 1.0, weight, prior + correction, ACCURACY * sigma
+            )
         correction = x - prior
         error = operator.forward(x) - y
         residual = math.sqrt(_mean_square(error, operator))

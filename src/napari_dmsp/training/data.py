@@ -76,6 +76,9 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
         return np.ascontiguousarray(image)
     values = image.astype(np.float32)
     low, high = np.percentile(values, [0.1, 99.9])
+    if not high > low:
+        # A few bright pixels on an empty ground.
+        low, high = values.min(), values.max()
     scaled: NDArray[np.float32] = (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
     return scaled
 

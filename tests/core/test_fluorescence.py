@@ -1,0 +1,87 @@
+"""Deconvolution where few photons make the noise."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from skimage.metrics import peak_signal_noise_ratio
+
+from napari_dmsp import deblur, io
+from napari_dmsp.core import restore
+from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.noise import shot_weights
+from napari_dmsp.core.operators import Blur
+from napari_dmsp.core.simulate import simulate_blur
+
+PHOTONS = 200
+
+
+@pytest.fixture(scope="module")
+def nuclei():
+    """Return what a microscope sees without noise, and the truth, black at 0 and white at 1."""
+    with resources.as_file(resources.files("napari_dmsp") / "samples/bbbc039_A09_s1.tif") as path:
+        image = io.read_image(path).pixels[:160, :160].astype(np.float64)
+    low, high = np.percentile(image, [0.1, 99.9])
+    blurred, truth = simulate_blur((image - low) / (high - low), gaussian_psf(2.0), 0.0)
+    return np.clip(blurred, 0, None), truth
+
+
+def with_shot_noise(blurred):
+    rng = np.random.default_rng(0)
+    return rng.poisson(blurred * PHOTONS) / PHOTONS + rng.normal(0, 0.01, blurred.shape)
+
+
+def test_weights_follow_the_photons(nuclei):
+    blurred, _ = nuclei
+    observed = torch.from_numpy(with_shot_noise(blurred))[None, None]
+    weights = shot_weights(observed)
+    assert weights is not None
+    assert_allclose(float(weights.square().mean()), 1)
+    expected = 1 / np.sqrt(blurred / PHOTONS + 1e-4)
+    ratio = weights[0, 0].numpy() / expected
+    # They need only be right up to a common factor.
+    assert np.std(ratio) < 0.15 * np.mean(ratio)
+
+
+def test_even_noise_has_no_weights(nuclei):
+    blurred, _ = nuclei
+    noise = np.random.default_rng(0).normal(0, 0.02, blurred.shape)
+    assert shot_weights(torch.from_numpy(blurred + noise)[None, None]) is None
+    assert shot_weights(torch.rand(1, 1, 9, 9)) is None
+
+
+def test_photons_are_worth_weighing(nuclei, monkeypatch):
+    blurred, truth = nuclei
+    observed, psf = with_shot_noise(blurred), gaussian_psf(2.0)
+    with_weights = deblur(observed, psf, iterations=12).image
+    monkeypatch.setattr(restore, "shot_weights", lambda _: None)
+    without = deblur(observed, psf, iterations=12).image
+    scores = [peak_signal_noise_ratio(truth, x, data_range=1) for x in (with_weights, without)]
+    assert scores[0] > scores[1] + 1
+
+
+def test_weights_go_with_gaps(nuclei):
+    blurred, truth = nuclei
+    observed = with_shot_noise(blurred)
+    dead = np.random.default_rng(1).random(observed.shape) < 0.02
+    observed[dead] = np.nan
+    image = deblur(observed, gaussian_psf(2.0), mask=dead, iterations=12).image
+    assert peak_signal_noise_ratio(truth, image, data_range=1) > 30
+
+
+def test_a_given_noise_level_holds_everywhere(nuclei, monkeypatch):
+    blurred, _ = nuclei
+    monkeypatch.setattr(restore, "shot_weights", lambda _: pytest.fail("it was estimated"))
+    observed = with_shot_noise(blurred)
+    assert deblur(observed, gaussian_psf(2.0), noise_sigma=0.03, iterations=2).noise_sigma == 0.03
+
+
+def test_start_undoes_the_weights():
+    weights = torch.rand(1, 1, 20, 20).clamp(min=0.1)
+    image = torch.rand(1, 1, 20, 20)
+    plain, weighted = (Blur(torch.ones(3, 3) / 9, (20, 20), m) for m in (None, weights))
+    torch.testing.assert_close(weighted.start(weights * image), plain.start(image))
