@@ -14,6 +14,8 @@ import numpy as np
 from qtpy.QtCore import QCoreApplication, QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
+from ._worker import Controller, Request, explain
+
 
 @dataclass(frozen=True, eq=False)
 class Stack:
@@ -71,7 +73,7 @@ class TrainOutcome:
     error: str | None = None
 
 
-class TrainRunner:
+class TrainRunner(Controller):
     """Runs one training at a time in another thread and reports to this one.
 
     Parameters
@@ -90,28 +92,17 @@ class TrainRunner:
         on_progress: Callable[[dict[str, float]], None],
         on_outcome: Callable[[TrainOutcome], None],
     ) -> None:
+        super().__init__()
         self._on_progress = on_progress
         self._on_outcome = on_outcome
-        self._request: _Request | None = None
         self._out: Path | None = None
         self._messages = _Messages()
         self._messages.progressed.connect(self._progressed)
         self._messages.ended.connect(self._ended)
-        self.closed = False
         # Python waits for threads when it ends.
         application = QCoreApplication.instance()
         assert application is not None
         application.aboutToQuit.connect(self.close)
-
-    @property
-    def running(self) -> bool:
-        """Whether a run has not ended yet, be it cancelled."""
-        return self._request is not None
-
-    @property
-    def ending(self) -> bool:
-        """Whether the run is about to end."""
-        return self._request is not None and (self._request.stop or self._request.cancel)
 
     def start(self, training: Training) -> bool:
         """Start ``training`` in another thread.
@@ -123,7 +114,7 @@ class TrainRunner:
         """
         if self.running or self.closed:
             return False
-        self._request, self._out = _Request(), training.out
+        self._request, self._out = Request(), training.out
         self._kept.add(self)
         # Not one of Qt's few pooled threads: restorations would wait for hours for the next.
         threading.Thread(
@@ -132,16 +123,6 @@ class TrainRunner:
             name="napari-dmsp training",
         ).start()
         return True
-
-    def stop(self) -> None:
-        """End the run soon, and keep the prior as it is."""
-        if self._request is not None:
-            self._request.stop = True
-
-    def cancel(self) -> None:
-        """End the run soon, and remove its files."""
-        if self._request is not None:
-            self._request.cancel = True
 
     def leave(self) -> None:
         """End the run; keep the prior if it was saved before, for it may have taken hours."""
@@ -172,19 +153,11 @@ class _Messages(QObject):
     ended = QtSignal(object)
 
 
-@dataclass
-class _Request:
-    """What the user wants of a run."""
-
-    stop: bool = False
-    cancel: bool = False
-
-
 class _Cancelled(Exception):
     """Leaves the training without saving."""
 
 
-def _work(training: Training, request: _Request, messages: _Messages) -> None:
+def _work(training: Training, request: Request, messages: _Messages) -> None:
     try:
         outcome = TrainOutcome(_train(training, request, messages))
     except _Cancelled:
@@ -199,7 +172,7 @@ def _work(training: Training, request: _Request, messages: _Messages) -> None:
     messages.ended.emit(outcome)
 
 
-def _train(training: Training, request: _Request, messages: _Messages) -> dict[str, Any]:
+def _train(training: Training, request: Request, messages: _Messages) -> dict[str, Any]:
     def progress(values: dict[str, float]) -> bool:
         if request.cancel:
             raise _Cancelled
@@ -224,10 +197,8 @@ def _train(training: Training, request: _Request, messages: _Messages) -> dict[s
 
 
 def _explain(error: Exception, out: Path) -> str:
-    # A DmspError is written for the user; of others the type says the most.
-    expected = isinstance(error, ValueError) and str(error)
-    text = str(error) if expected else f"{type(error).__name__}: {error}"
     kept = f"What had been saved is kept as {out.stem!r}."
+    text = explain(error)
     return f"{text.removesuffix('.')}. {kept}" if out.exists() else text
 
 

@@ -90,7 +90,58 @@ class Outcome:
     left_out: tuple[tuple[int, str], ...] = ()
 
 
-class Runner:
+@dataclass
+class Request:
+    """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended.
+
+    `behind` says that an estimate was sent which the viewer has not shown yet.
+    """
+
+    stop: bool = False
+    cancel: bool = False
+    behind: bool = False
+
+
+class Controller:
+    """The user's side of runs in another thread, one at a time.
+
+    Attributes
+    ----------
+    closed : bool
+        Whether nothing is reported any more.
+    """
+
+    def __init__(self) -> None:
+        self._request: Request | None = None
+        self.closed = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a run has not ended yet, be it cancelled."""
+        return self._request is not None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run ends as soon as it can."""
+        return self._request is not None and (self._request.stop or self._request.cancel)
+
+    def stop(self) -> None:
+        """End the run after the current step, and keep what was done."""
+        if self._request is not None:
+            self._request.stop = True
+
+    def cancel(self) -> None:
+        """End the run within the current step, and drop what was done."""
+        if self._request is not None:
+            self._request.cancel = True
+
+    def close(self, *_: object) -> None:
+        """Cancel, and report no more: whoever listened is about to go."""
+        self.closed = True
+        self.cancel()
+
+
+class Runner(Controller):
     """Runs the planes of one restoration at a time in another thread and reports to this one.
 
     Parameters
@@ -109,23 +160,12 @@ class Runner:
         on_done: Callable[[Done], None],
         on_outcome: Callable[[Outcome], None],
     ) -> None:
+        super().__init__()
         self._on_progress = on_progress
         self._on_done = on_done
         self._on_outcome = on_outcome
-        self._request: _Request | None = None
-        self.closed = False
         # Its libraries stop the viewer for 0.2 s and more: now, rather than during a run.
         threading.Thread(target=_load_torch, name="napari-dmsp loads torch").start()
-
-    @property
-    def running(self) -> bool:
-        """Whether a run has not ended yet, be it cancelled."""
-        return self._request is not None
-
-    @property
-    def ending(self) -> bool:
-        """Whether the run ends as soon as it can."""
-        return self._request is not None and (self._request.stop or self._request.cancel)
 
     def start(
         self,
@@ -151,27 +191,12 @@ class Runner:
         """
         if self.running or self.closed:
             return False
-        self._request = _Request()
+        self._request = Request()
         worker = GeneratorWorker(_work, jobs, convert, interval, self._request)
         worker.yielded.connect(self._yielded)
         worker.returned.connect(self._ended)
         worker.start()
         return True
-
-    def stop(self) -> None:
-        """End the run after the current evaluation, and keep the estimate."""
-        if self._request is not None:
-            self._request.stop = True
-
-    def cancel(self) -> None:
-        """End the run within the current evaluation, and drop what was done."""
-        if self._request is not None:
-            self._request.cancel = True
-
-    def close(self, *_: object) -> None:
-        """Cancel, and report no more: whoever listened is about to go."""
-        self.closed = True
-        self.cancel()
 
     def _yielded(self, message: Progress | Done) -> None:
         # Messages may still be queued when the user cancels.
@@ -189,18 +214,6 @@ class Runner:
             self._on_outcome(outcome)
 
 
-@dataclass
-class _Request:
-    """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended.
-
-    `behind` says that an estimate was sent which the viewer has not shown yet.
-    """
-
-    stop: bool = False
-    cancel: bool = False
-    behind: bool = False
-
-
 class _CancelledError(Exception):
     """The user wants no more."""
 
@@ -209,7 +222,7 @@ Messages = Generator[Progress | Done, None, Outcome]
 
 
 def _work(
-    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: _Request
+    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: Request
 ) -> Messages:
     # Nothing may be raised: the worker swallows every RuntimeError, and with it CUDA's
     # out-of-memory, and would never say that it ended.
@@ -220,11 +233,11 @@ def _work(
         return Outcome(cancelled=True)
     except Exception as error:
         logging.getLogger(__name__).debug("The restoration failed.", exc_info=True)
-        return Outcome(error=_explain(error))
+        return Outcome(error=explain(error))
 
 
 def _run(
-    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: _Request
+    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: Request
 ) -> Messages:
     begin = time.perf_counter()
     shown = -interval
@@ -237,7 +250,7 @@ def _run(
             if len(jobs) == 1:
                 raise
             # One empty plane must not end the run of a stack.
-            left_out.append((plane, _explain(error)))
+            left_out.append((plane, explain(error)))
             continue
         start = time.perf_counter()
         for state in job.states():
@@ -269,18 +282,20 @@ def _run(
     return Outcome(left_out=tuple(left_out))
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """Say what happened."""
     # A DmspError is written for the user; of others the type says the most.
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    expected = isinstance(error, ValueError) and str(error)
+    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
-def _check(request: _Request) -> None:
+def _check(request: Request) -> None:
     if request.cancel:
         raise _CancelledError
 
 
 @contextmanager
-def _interruptible(request: _Request) -> Iterator[None]:
+def _interruptible(request: Request) -> Iterator[None]:
     """Look for the user's cancel before everything that this thread asks of torch."""
     from torch.overrides import TorchFunctionMode
 
