@@ -142,6 +142,22 @@ def test_the_gui_stays_alive_and_nothing_is_computed_in_it(
     finish(qtbot, panel)
 
 
+def test_the_end_of_a_run_is_told(qtbot, viewer, open_panel, fake_prior, grey_image):
+    viewer.add_image(grey_image, name="step")
+    panel = open_panel()
+    ends = []
+    panel.finished.connect(ends.append)
+    panel.run()
+    finish(qtbot, panel)
+    assert ends == [viewer.layers["step deblurred"]]
+    fake_prior.hold()
+    panel.run()
+    panel.cancel()
+    fake_prior.release()
+    finish(qtbot, panel)
+    assert ends[1:] == [None]
+
+
 def test_second_run_is_refused_politely(qtbot, viewer, open_panel, fake_prior, grey_image):
     from napari.utils.notifications import notification_manager
 

@@ -20,6 +20,7 @@ from magicgui.widgets import (
     Widget,
 )
 from numpy.typing import NDArray
+from psygnal import Signal
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QApplication, QLabel, QSizePolicy
 from superqt import QCollapsible
@@ -65,8 +66,11 @@ class RunPanel(Container[Widget]):
         What the user chooses, as ``panel.inputs.noise.value``.
     script : str
         Python that gives the last result once more.
+    finished : Signal
+        Emitted at the end of every run with its result, an image layer, or with None.
     """
 
+    finished = Signal(object)
     task: ClassVar[str]
     result_title: ClassVar[str]
     # By method, as in `core.job`, which cannot be asked without loading torch.
@@ -337,8 +341,8 @@ class RunPanel(Container[Widget]):
         if preview and self._preview_layer in self._viewer.layers:
             self._viewer.layers.remove(self._preview_layer)
         self._bar.value, self._bar.visible = 0, True
-        # Until the first evaluation the bar only says that something is going on.
-        self._bar.max = 0
+        # Not a busy bar: every frame of it makes the canvas be composed anew, too.
+        self._bar.max = 1
         self._report.value = "Loading the image and the prior …"
         self._runner.start(self._call.jobs, self._call.convert, self._preferences.live_seconds)
         self.refresh()
@@ -412,18 +416,20 @@ class RunPanel(Container[Widget]):
         text = (
             f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels, "
             f"{megapixels * planes:.2g} megapixels{in_all}: {_duration(seconds)}"
-            f"{'' if measured or device == 'cuda' else ' without a GPU'} and "
+            f"{'' if measured or device == 'the GPU' else ' without a GPU'} and "
             f"{GIGABYTES + GIGABYTES_PER_MEGAPIXEL * megapixels:.1f} GB on {device}."
         )
         return text + self.remark()
 
     def _device_name(self) -> str:
         name: str = self._device.value
-        if name != "auto":
-            return name
-        # To load torch takes seconds, so it is not asked before the first run.
-        core = sys.modules.get("napari_dmsp.core.device")
-        return core.pick_device().type if core else "the best device"
+        if name == "auto":
+            # To load torch takes seconds, so it is not waited for.
+            core = sys.modules.get("napari_dmsp.core.device")
+            if core is None:
+                return "the best device"
+            name = core.pick_device().type
+        return "the CPU" if name == "cpu" else "the GPU"
 
     def _follow_camera(self, *_: object) -> None:
         if self._region.value == VISIBLE:
@@ -471,11 +477,14 @@ class RunPanel(Container[Widget]):
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
+        result = None
         try:
             self._show_result(outcome)
+            result = self._layer if self._layer in self._viewer.layers else None
         finally:
             self._call = self._layer = None
             self.refresh()
+        self.finished.emit(result)
 
     def _show_result(self, outcome: Outcome) -> None:
         kept = self._layer is not None and self._layer in self._viewer.layers
@@ -489,10 +498,9 @@ class RunPanel(Container[Widget]):
         count = sum(about["evaluations"] for about in done)
         lowest, highest = (f(about["noise_sigma"] for about in done) for f in (min, max))
         noise = f"{lowest:.3g}" if len(done) == 1 else f"{lowest:.3g} to {highest:.3g}"
-        text = (
-            f"{count} evaluations in {_duration(sum(about['seconds'] for about in done))}. "
-            f"Noise σ {noise}."
-        )
+        plural = "" if count == 1 else "s"
+        seconds = sum(about["seconds"] for about in done)
+        text = f"{count} evaluation{plural} in {_duration(seconds)}. Noise σ {noise}."
         if outcome.left_out:
             text += f" {len(outcome.left_out)} planes were left empty: {outcome.left_out[0][1]}"
         if outcome.error is not None:

@@ -287,6 +287,8 @@ class TrainPanel(Container[Widget]):
         self._plot.draw()
         self.refresh()
         priors_changed.emit()
+        # That its name is taken now needs no word before another training is thought of.
+        self._plan.visible = outcome.card is None
 
     def _show_plot(self, minutes: float) -> None:
         if self._plot is None:
