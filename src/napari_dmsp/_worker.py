@@ -8,16 +8,21 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 from superqt.utils import GeneratorWorker
 
 if TYPE_CHECKING:
     from .core import Job
 
 ESTIMATE_SECONDS = 0.25
+# What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
+LIVE_SHARE = 0.04
+DRAW_SECONDS = 0.05
 
 Convert = Callable[[NDArray[np.float32], dict[str, Any]], NDArray[Any]]
 
@@ -94,12 +99,14 @@ class Outcome:
 class Request:
     """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended.
 
-    `behind` says that an estimate was sent which the viewer has not shown yet.
+    `behind` says that an estimate was sent which the viewer has not shown yet; `drawing` is how
+    long it took for the last one.
     """
 
     stop: bool = False
     cancel: bool = False
     behind: bool = False
+    drawing: float = 0.0
 
 
 class Controller:
@@ -205,13 +212,22 @@ class Runner(Controller):
         if isinstance(message, Done):
             self._on_done(message)
         else:
+            begin = time.perf_counter()
             self._on_progress(message)
-            self._request.behind = self._request.behind and message.estimate is None
+            if message.estimate is not None:
+                # The layer is drawn after this; until then no timer gets its turn.
+                wait = round(1000 * DRAW_SECONDS)
+                QTimer.singleShot(wait, partial(_drawn, self._request, begin))
 
     def _ended(self, outcome: Outcome) -> None:
         self._request = None
         if not self.closed:
             self._on_outcome(outcome)
+
+
+def _drawn(request: Request, begin: float) -> None:
+    request.drawing = max(0.0, time.perf_counter() - begin - DRAW_SECONDS)
+    request.behind = False
 
 
 class _CancelledError(Exception):
@@ -256,7 +272,8 @@ def _run(
         for state in job.states():
             _check(request)
             now = time.perf_counter()
-            show = now - begin - shown >= interval and not request.behind
+            pause = max(interval, request.drawing / LIVE_SHARE)
+            show = now - begin - shown >= pause and not request.behind
             if show:
                 shown, request.behind = now - begin, True
             yield Progress(
