@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 from scipy.ndimage import gaussian_filter
 
-# Nothing that loads torch: the first run does that, and may block the GUI meanwhile.
+# Nothing that loads torch: the panel does that when it is opened.
 
 TICK = 0.005
 # After a run the viewer still draws its result.

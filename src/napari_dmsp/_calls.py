@@ -114,38 +114,43 @@ class Call:
 
     def convert(self, image: NDArray[np.float32], settings: dict[str, Any]) -> NDArray[Any]:
         """Cut the margin off a restored plane and give it a type that the viewer shows rightly."""
-        selection, dtype = self.selection, self.selection.dtype
-        if selection.has_margin:
-            image = image[selection.inner]
+        if self.selection.has_margin:
+            image = image[self.selection.inner]
         if self._is_mosaic:
             # The viewer takes colours as 0..1, or as integers of full range.
             low, high = settings["background"], settings["white"]
             colours = np.clip((image - low) / (high - low), 0, 1)
-            return self._develop(colours) if self.developed else colours
-        if (selection.rgb or self.same_dtype) and dtype.kind in "ui":
-            limits = np.iinfo(dtype)
-            return np.clip(np.rint(image), limits.min, limits.max).astype(dtype)
+            if not self.developed:
+                return colours
+            from .core.mosaic import develop
+
+            return develop(colours)
+        if self._integers is not None:
+            limits = self._integers
+            return np.clip(np.rint(image), limits.min, limits.max).astype(limits.dtype)
         return image
 
     def conversion_code(self, settings: dict[str, Any]) -> list[str]:
         """Write `convert` down, but for the type, which the array gives."""
-        selection, dtype, lines = self.selection, self.selection.dtype, []
-        if selection.has_margin:
-            lines.append(f"image = image[{_write(selection.inner)}]")
+        lines = []
+        if self.selection.has_margin:
+            lines.append(f"image = image[{_write(self.selection.inner)}]")
         if self._is_mosaic:
             low, high = settings["background"], settings["white"]
             lines.append(f"image = np.clip((image - {low}) / ({high} - {low}), 0, 1)")
             if self.developed:
                 lines.append("image = develop(image)")
-        elif (selection.rgb or self.same_dtype) and dtype.kind in "ui":
-            limits = np.iinfo(dtype)
+        elif self._integers is not None:
+            limits = self._integers
             lines.append(f"image = np.clip(np.rint(image), {limits.min}, {limits.max})")
         return lines
 
-    def _develop(self, colours: NDArray[np.float32]) -> NDArray[np.float32]:
-        from .core.mosaic import develop
-
-        return develop(colours)
+    @property
+    def _integers(self) -> np.iinfo[Any] | None:
+        """Limits of the layer's type, if results are to have it and it has no fractions."""
+        dtype = self.selection.dtype
+        wanted = self.selection.rgb or self.same_dtype
+        return np.iinfo(dtype) if wanted and dtype.kind in "ui" else None
 
     @property
     def _is_mosaic(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class Selection:
         labels: tuple[str, ...] = self.layer_options["axis_labels"]
         return labels
 
-    @property
+    @cached_property
     def planes(self) -> list[tuple[int, ...]]:
         """The steps of the axes that a plane does not have, one entry a plane."""
         others = (p for a, p in enumerate(self.index[: self._ndim]) if a not in self.axes)

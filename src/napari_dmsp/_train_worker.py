@@ -1,4 +1,4 @@
-"""Runs a training beside the viewer: the only thread code of the trainer."""
+"""Runs a training beside the viewer: in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from qtpy.QtCore import QCoreApplication, QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
-from ._worker import Controller, Request, explain
+from ._worker import CancelledError, Controller, Request, check, explain
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +153,10 @@ class _Messages(QObject):
     ended = QtSignal(object)
 
 
-class _Cancelled(Exception):
-    """Leaves the training without saving."""
-
-
 def _work(training: Training, request: Request, messages: _Messages) -> None:
     try:
         outcome = TrainOutcome(_train(training, request, messages))
-    except _Cancelled:
+    except CancelledError:
         outcome = TrainOutcome()
     except Exception as error:
         logging.getLogger(__name__).debug("The training failed.", exc_info=True)
@@ -174,8 +170,7 @@ def _work(training: Training, request: Request, messages: _Messages) -> None:
 
 def _train(training: Training, request: Request, messages: _Messages) -> dict[str, Any]:
     def progress(values: dict[str, float]) -> bool:
-        if request.cancel:
-            raise _Cancelled
+        check(request)
         messages.progressed.emit(values)
         return request.stop
 

@@ -1,4 +1,4 @@
-"""Runs restorations beside the viewer: the only file that knows threads."""
+"""Runs restorations beside the viewer, and what all runs in other threads share."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 from superqt.utils import GeneratorWorker
 
+from ._preferences import MIN_LIVE_SECONDS
+
 if TYPE_CHECKING:
     from .core import Job
 
-ESTIMATE_SECONDS = 0.25
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
 LIVE_SHARE = 0.04
 DRAW_SECONDS = 0.05
@@ -178,7 +179,7 @@ class Runner(Controller):
         self,
         jobs: Sequence[Callable[[], Job]],
         convert: Convert = lambda image, _: image,
-        interval: float = ESTIMATE_SECONDS,
+        interval: float = MIN_LIVE_SECONDS,
     ) -> bool:
         """Prepare and run jobs, one after the other, in another thread.
 
@@ -230,7 +231,7 @@ def _drawn(request: Request, begin: float) -> None:
     request.behind = False
 
 
-class _CancelledError(Exception):
+class CancelledError(Exception):
     """The user wants no more."""
 
 
@@ -245,7 +246,7 @@ def _work(
     try:
         with _interruptible(request):
             return (yield from _run(jobs, convert, interval, request))
-    except _CancelledError:
+    except CancelledError:
         return Outcome(cancelled=True)
     except Exception as error:
         logging.getLogger(__name__).debug("The restoration failed.", exc_info=True)
@@ -259,7 +260,7 @@ def _run(
     shown = -interval
     left_out = []
     for plane, prepare in enumerate(jobs):
-        _check(request)
+        check(request)
         try:
             job = prepare()
         except ValueError as error:
@@ -270,7 +271,7 @@ def _run(
             continue
         start = time.perf_counter()
         for state in job.states():
-            _check(request)
+            check(request)
             now = time.perf_counter()
             pause = max(interval, request.drawing / LIVE_SHARE)
             show = now - begin - shown >= pause and not request.behind
@@ -287,7 +288,7 @@ def _run(
             )
             if request.stop:
                 break
-        _check(request)
+        check(request)
         result = job.result(state, time.perf_counter() - start)
         stopped = state.evaluation < state.total
         about = result.to_dict() | {"stopped": stopped}
@@ -306,9 +307,10 @@ def explain(error: Exception) -> str:
     return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
-def _check(request: Request) -> None:
+def check(request: Request) -> None:
+    """Leave if the user wants no more."""
     if request.cancel:
-        raise _CancelledError
+        raise CancelledError
 
 
 @contextmanager
@@ -322,7 +324,7 @@ def _interruptible(request: Request) -> Iterator[None]:
         def __torch_function__(
             self, function: Any, _: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            _check(request)
+            check(request)
             return function(*args, **(kwargs or {}))
 
     with Mode():

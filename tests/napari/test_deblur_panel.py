@@ -9,9 +9,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QTimer
 
-from napari_dmsp._widgets import DeblurPanel, DemosaicPanel, SuperresPanel
+from napari_dmsp._widgets import DeblurPanel, DemosaicPanel, SuperresPanel, demosaic
 from napari_dmsp.core.job import BLURRED, MOSAIC, SGD_ITERATIONS, SHARP
 from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.mosaic import PATTERNS
 
 
 @pytest.fixture
@@ -45,6 +46,10 @@ def test_evaluations_are_those_of_the_core():
         (DemosaicPanel, MOSAIC),
     ):
         assert panel.evaluations == {"annealed": schedule.iterations, "sgd": SGD_ITERATIONS}
+
+
+def test_patterns_are_those_of_the_core():
+    assert tuple(demosaic.PATTERNS) == PATTERNS
 
 
 def test_rgb_run_with_a_psf_layer(qtbot, viewer, open_panel, rgb_image):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from napari_dmsp._train_worker import Stack, Training, TrainRunner
-from napari_dmsp._widgets._priors import prior_files, priors_changed
+from napari_dmsp._weights import prior_files
+from napari_dmsp._widgets._priors import priors_changed
 from napari_dmsp.core import DmspError, load_prior
 from napari_dmsp.training import train as trainer
 

@@ -27,9 +27,10 @@ from superqt import QCollapsible
 
 from .._calls import Call, LayerPsf, ShapedPsf, Steps, describe
 from .._layers import Region, other_axes, select, shape_region, visible_region
-from .._preferences import read_preferences
+from .._preferences import DEVICES, OUTPUTS, read_preferences
+from .._weights import prior_files
 from .._worker import Done, Outcome, Progress, Runner
-from ._priors import prior_files, priors_changed
+from ._priors import priors_changed
 
 if TYPE_CHECKING:
     import napari
@@ -111,8 +112,8 @@ class RunPanel(Container[Widget]):
         super().__init__(
             widgets=[
                 self.inputs,
-                _row([self._preview_button, self._run_button]),
-                _row([self._stop_button, self._cancel_button]),
+                row([self._preview_button, self._run_button]),
+                row([self._stop_button, self._cancel_button]),
                 self._plan,
                 self._bar,
                 self._report,
@@ -170,7 +171,7 @@ class RunPanel(Container[Widget]):
         self._device = ComboBox(
             name="device",
             label="Device",
-            choices=["auto", "cpu", "cuda", "mps"],
+            choices=list(DEVICES),
             value=self._preferences.device,
         )
         self._background = optional_number(
@@ -179,7 +180,7 @@ class RunPanel(Container[Widget]):
         self._output = ComboBox(
             name="output",
             label="Output",
-            choices=["float32", "same as input"],
+            choices=list(OUTPUTS),
             value=self._preferences.output,
             tooltip="Type of the pixels of grey results; colours always keep theirs.",
         )
@@ -370,7 +371,7 @@ class RunPanel(Container[Widget]):
             margin=self.margin,
             align=self.align,
         )
-        same = self._output.value != "float32"
+        same = self._output.value != OUTPUTS[0]
         source, options = data_source(layer), self.result_options()
         return Call(self.task, arguments, selection, source, psf, same, **options)
 
@@ -567,7 +568,8 @@ def form(widgets: Sequence[Widget]) -> Container[Widget]:
     return form
 
 
-def _row(widgets: Sequence[Widget]) -> Container[Widget]:
+def row(widgets: Sequence[Widget]) -> Container[Widget]:
+    """Make a row of widgets without labels."""
     row: Container[Widget] = Container(widgets=widgets, layout="horizontal", labels=False)
     row.margins = (0, 0, 0, 0)
     return row

@@ -9,10 +9,6 @@ from typing import Any
 from psygnal import SignalInstance
 from safetensors import SafetensorError, safe_open
 
-from .._weights import prior_files
-
-__all__ = ["prior_config", "prior_files", "priors_changed"]
-
 # Emitted when the user's folder of priors has changed.
 priors_changed = SignalInstance()
 

@@ -25,10 +25,10 @@ from qtpy.QtWidgets import QSizePolicy
 from .._layers import full_resolution
 from .._preferences import DEVICES, read_preferences
 from .._train_worker import Stack, Training, TrainOutcome, TrainRunner
-from .._weights import priors_folder
+from .._weights import prior_files, priors_folder
 from ._loss_plot import LossPlot
-from ._panel import form, text_line
-from ._priors import prior_config, prior_files, priors_changed
+from ._panel import form, row, text_line
+from ._priors import prior_config, priors_changed
 
 if TYPE_CHECKING:
     import napari
@@ -63,12 +63,7 @@ class TrainPanel(Container[Widget]):
         self._train_button = PushButton(text="Train")
         self._stop_button = PushButton(text="Stop and keep", enabled=False)
         self._cancel_button = PushButton(text="Cancel", enabled=False)
-        buttons = Container(
-            widgets=[self._train_button, self._stop_button, self._cancel_button],
-            layout="horizontal",
-            labels=False,
-        )
-        buttons.margins = (0, 0, 0, 0)
+        buttons = row([self._train_button, self._stop_button, self._cancel_button])
         self._plan, self._report = text_line(), text_line()
         self._bar = ProgressBar(visible=False)
         super().__init__(

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .._weights import STATE
 from ..core.device import pick_device, supports_bf16
 from ..core.errors import DmspError
 from ..core.networks import ARCHITECTURES
@@ -102,7 +103,7 @@ def loss_weights(sigma: Tensor) -> Tensor:
 
 def state_path(out: Path) -> Path:
     """Where the state that resumes the training of ``out`` is kept."""
-    return out.with_suffix(".state.safetensors")
+    return out.with_suffix(f"{STATE}.safetensors")
 
 
 def train(
