@@ -1,3 +1,5 @@
+import json
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from napari_dmsp.io import (
     read_mask,
     read_psf,
     write_image,
+    write_json,
     write_psf,
 )
 
@@ -114,6 +117,28 @@ def test_imagej_unit_is_kept(tmp_path, output):
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert file.pages.first.resolution == (3.5, 2)
         assert file.imagej_metadata["unit"] == "micron"
+
+
+def test_imagej_unit_with_a_micro_sign_is_kept(tmp_path):
+    # As old versions wrote it; new ones write \u00B5m.
+    description = b"ImageJ=1.43c\nunit=\xb5m\n\0"
+    image = random_image(GREY, "u1")
+    tifffile.imwrite(
+        tmp_path / "in.tif", image, resolution=(5, 5), description=description, metadata=None
+    )
+    for source, target in (("in", "out"), ("out", "again")):
+        write_image(tmp_path / f"{target}.tif", read_image(tmp_path / f"{source}.tif"))
+        with tifffile.TiffFile(tmp_path / f"{target}.tif") as file:
+            assert file.imagej_metadata["unit"] == r"\u00B5m"
+            assert file.pages.first.resolution == (5, 5)
+
+
+def test_resolution_of_ome_files_without_pixel_size_is_kept(tmp_path):
+    image = random_image(GREY, "u1")
+    tifffile.imwrite(tmp_path / "in.ome.tif", image, ome=True, resolution=(5, 4))
+    write_image(tmp_path / "out.tif", read_image(tmp_path / "in.ome.tif"))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.pages.first.resolution == (5, 4)
 
 
 def test_ome_pixel_size_is_kept(tmp_path):
@@ -351,6 +376,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_image(path, Picture(np.zeros((4, 4), np.uint8)))
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(path, *args, **options):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tifffile, "imwrite", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(tmp_path / "out.tif", Picture(np.zeros((4, 4), np.uint8)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1, float("inf")], "c": "NaN"})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1, None], "c": "NaN"}
 
 
 def test_escaped_ome_units_are_read(tmp_path):

@@ -5,9 +5,8 @@ What takes long to import is imported in the commands, so that ``--help`` comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .core import Job, Restoration
+    from .core import Job
 
 app = typer.Typer(
     help="Restore images with deep mean-shift priors.",
@@ -65,14 +64,23 @@ class Precision(StrEnum):
     float32 = "float32"
 
 
-Source = Annotated[
-    Path,
+Sources = Annotated[
+    list[str],
     typer.Argument(
-        metavar="IN", help="Grey or colour image: .tif, .png, .jpg.", show_default=False
+        metavar="IN",
+        help="Grey or colour images, .tif, .png or .jpg: files, folders, or patterns like "
+        "'in/**/*.tif'.",
+        show_default=False,
     ),
 ]
 Target = Annotated[
-    Path, typer.Argument(metavar="OUT", help="Where to write the result.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="OUT",
+        help="Where to write: a file; for several images a folder, which is made if missing. A "
+        "name that ends with / is a folder's.",
+        show_default=False,
+    ),
 ]
 Psf = Annotated[
     str | None,
@@ -120,6 +128,14 @@ Background = Annotated[
 PixelType = Annotated[
     OutputDtype, typer.Option(help="Pixel type of the output; float32 needs .tif.")
 ]
+Sidecar = Annotated[
+    bool | None,
+    typer.Option(
+        "--sidecar/--no-sidecar",
+        help="Whether to write how each result OUT came about, to OUT.json.",
+        show_default="where OUT is a folder",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
@@ -145,7 +161,7 @@ def main(
 
 @app.command()
 def deblur(
-    source: Source,
+    sources: Sources,
     target: Target,
     psf: Psf = None,
     psf_size: Annotated[
@@ -159,7 +175,9 @@ def deblur(
     save_psf: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Where to write the kernel: .tif, .npy.", show_default=False
+            metavar="FILE",
+            help="Where to write the kernel: .tif, .npy; a folder where OUT is one.",
+            show_default=False,
         ),
     ] = None,
     mask: Mask = None,
@@ -171,6 +189,7 @@ def deblur(
     device: Device = "auto",
     background: Background = None,
     dtype: PixelType = OutputDtype.input,
+    sidecar: Sidecar = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Deblur an image; the point spread function and the noise level may be unknown.
@@ -185,9 +204,9 @@ def deblur(
             raise DmspError("--psf-size is for an unknown kernel; give it or --psf, not both.")
         _restore(
             prepare_deblur,
-            source,
+            sources,
             target,
-            psf=_make_psf(psf),
+            psf=psf,
             psf_size=psf_size,
             save_psf=save_psf,
             mask=mask,
@@ -199,13 +218,14 @@ def deblur(
             device=device,
             background=background,
             dtype=dtype,
+            sidecar=sidecar,
             overwrite=overwrite,
         )
 
 
 @app.command()
 def superres(
-    source: Source,
+    sources: Sources,
     target: Target,
     scale: Annotated[
         float,
@@ -221,6 +241,7 @@ def superres(
     device: Device = "auto",
     background: Background = None,
     dtype: PixelType = OutputDtype.input,
+    sidecar: Sidecar = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Raise the resolution of an image; the noise level may be unknown.
@@ -233,10 +254,10 @@ def superres(
 
         _restore(
             prepare_superres,
-            source,
+            sources,
             target,
             scale=scale,
-            psf=_make_psf(psf),
+            psf=psf,
             mask=mask,
             noise_sigma=noise,
             method=method,
@@ -246,17 +267,19 @@ def superres(
             device=device,
             background=background,
             dtype=dtype,
+            sidecar=sidecar,
             overwrite=overwrite,
         )
 
 
 @app.command()
 def demosaic(
-    source: Annotated[
-        Path,
+    sources: Annotated[
+        list[str],
         typer.Argument(
             metavar="IN",
-            help="Mosaic of one channel as a sensor records it: .tif, .png.",
+            help="Mosaics of one channel as a sensor records them, .tif or .png: files, folders, "
+            "or patterns like 'in/**/*.tif'.",
             show_default=False,
         ),
     ],
@@ -291,6 +314,7 @@ def demosaic(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: PixelType = OutputDtype.input,
+    sidecar: Sidecar = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn the mosaic of a colour sensor into a colour image; the noise level may be unknown.
@@ -303,7 +327,7 @@ def demosaic(
 
         _restore(
             prepare_demosaic,
-            source,
+            sources,
             target,
             mosaic=True,
             pattern=pattern,
@@ -318,6 +342,7 @@ def demosaic(
             device=device,
             background=black,
             dtype=dtype,
+            sidecar=sidecar,
             overwrite=overwrite,
         )
 
@@ -420,14 +445,15 @@ def demo(
     """Blur a photograph, restore it, and write both beside the truth."""
     with _one_line_errors():
         from . import demo as example
+        from .batch import run_with_bar, summarize
 
         show = example.import_viewer() if viewer else None
         path = example.check_path(out)
         case = example.make_case(seed)
-        result = _run_with_bar(example.prepare(case, iterations, seed))
+        result = run_with_bar(example.prepare(case, iterations, seed))
         before, after = example.write_comparison(path, case, result.image)
         typer.echo(f"PSNR {before:.2f} dB before, {after:.2f} dB after")
-        _report(result, path)
+        typer.echo(f"{summarize(result)}\n{path}")
         if show is not None:
             show(case, result)
 
@@ -448,62 +474,64 @@ def _one_line_errors() -> Iterator[None]:
 
 def _restore(
     prepare: Callable[..., Job],
-    source: Path,
-    target: Path,
+    sources: Sequence[str],
+    target: str,
     *,
+    psf: str | None = None,
+    save_psf: Path | None = None,
     mask: Path | None,
+    prior: str | None,
     method: Method,
     dtype: OutputDtype,
+    sidecar: bool | None,
     overwrite: bool,
-    save_psf: Path | None = None,
     mosaic: bool = False,
     **options: Any,
 ) -> None:
-    """Read, check the outputs, run with a bar, write, and report.
+    """Restore the images that ``sources`` mean, and report.
 
     Parameters
     ----------
     prepare : callable
-        Makes the job of the image, ``mask``, ``method``, ``channel_axis`` and ``options``.
+        Makes the job of the image, ``mask``, ``prior``, ``method``, ``channel_axis``, ``options``
+        and, if it is given, ``psf``.
     mosaic : bool
-        Whether the image is a plane that becomes a colour image.
+        Whether an image is a plane that becomes a colour image.
     """
-    import numpy as np
+    from . import batch, io
 
-    from . import io
-    from .core import DmspError
-
-    picture = io.read_image(source)
-    form = picture
-    if mosaic:
-        if picture.channel_axis is not None:
-            raise DmspError(f"{source} is in colour already; a mosaic has one channel.")
-        form = replace(picture, pixels=np.stack([picture.pixels] * 3, axis=-1))
-    keep = picture.pixels.dtype.kind in "ui" and dtype is OutputDtype.input
-    output_dtype = picture.pixels.dtype if keep else np.dtype(np.float32)
-    named = [source] if mask is None else [source, mask]
-    io.check_output(target, form, output_dtype, named, overwrite)
-    if save_psf is not None:
-        io.check_psf_output(save_psf, [*named, target], overwrite)
-    job = prepare(
-        picture.pixels,
-        channel_axis=picture.channel_axis,
+    options |= {"prior": prior, "method": method.value}
+    if psf is not None:
+        options["psf"] = _make_psf(psf)
+    files = [path for path in (mask, psf and Path(psf)) if path and path.is_file()]
+    task = batch.Task(
+        prepare,
+        options,
         mask=None if mask is None else io.read_mask(mask),
-        method=method.value,
-        **options,
+        mosaic=mosaic,
+        floats=dtype is OutputDtype.float32,
+        overwrite=overwrite,
+        named=tuple(files),
+        record=_record(psf=psf, mask=mask, prior=prior, dtype=dtype),
     )
-    result = _run_with_bar(job)
-    io.write_image(target, picture.with_pixels(io.fit_dtype(result.image, output_dtype)))
-    _report(result, target)
-    if save_psf is not None and result.psf is not None:
-        io.write_psf(save_psf, result.psf)
-        typer.echo(save_psf)
+    if batch.is_batch(sources, target):
+        plan = batch.plan_batch(task, sources, target, sidecar is not False, save_psf)
+        if batch.restore_batch(task, plan):
+            raise typer.Exit(1)
+        return
+    single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
+    result = task.restore(single, batch.run_with_bar)
+    typer.echo("\n".join([batch.summarize(result), *map(str, single.outputs)]))
 
 
-def _make_psf(text: str | None) -> NDArray[np.floating[Any]] | None:
+def _record(**options: object) -> dict[str, Any]:
+    """Note the options that a `Restoration` describes only, and where relative names begin."""
+    given = {name: None if value is None else str(value) for name, value in options.items()}
+    return {"working_directory": str(Path.cwd()), "options": given}
+
+
+def _make_psf(text: str) -> NDArray[np.floating[Any]]:
     """Make the PSF that ``--psf`` asks for."""
-    if text is None:
-        return None
     from .core.errors import DmspError
     from .core.kernel import gaussian_psf, motion_psf
     from .io import read_psf
@@ -524,25 +552,3 @@ def _make_psf(text: str | None) -> NDArray[np.floating[Any]] | None:
         raise DmspError(
             f"psf {text} is not understood; write it like gaussian:1.5 or motion:20,45."
         ) from None
-
-
-def _run_with_bar(job: Job) -> Restoration:
-    from tqdm import tqdm
-
-    from .core import State, run
-
-    with tqdm(total=job.total, unit="evaluation") as bar:
-
-        def show(state: State) -> None:
-            bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
-            bar.update()
-
-        return run(job, show)
-
-
-def _report(result: Restoration, path: Path) -> None:
-    kind = "estimated" if result.settings["noise_sigma"] is None else "given"
-    typer.echo(
-        f"noise {result.noise_sigma:.3g} ({kind}), {result.evaluations} evaluations, "
-        f"{result.seconds:.1f} s\n{path}"
-    )

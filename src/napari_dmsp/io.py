@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import tempfile
@@ -165,6 +166,23 @@ def check_output(
         raise DmspError(f"{suffix} files cannot hold transparency; write a .png or .tif file.")
 
 
+def fitting_suffix(source: Path, floats: bool = False, colour: bool = False) -> str:
+    """Return the suffix for a result: the one of ``source``, or .tif where that cannot hold it.
+
+    Parameters
+    ----------
+    source : Path
+        An image file; no more than its header is read.
+    floats : bool
+        Whether the pixels become float32.
+    colour : bool
+        Whether a grey image becomes one in colour.
+    """
+    photo = source.suffix.lower() not in TIFF
+    lost = floats or (colour and _png_form(source)[0] == 16)
+    return ".tif" if photo and lost else source.suffix
+
+
 def check_psf_output(path: Path, named: Collection[Path], overwrite: bool = False) -> None:
     """Make sure that `write_psf` will be able to write ``path``, as `check_output` does."""
     _check_suffix(path, TIFF | NUMPY)
@@ -183,14 +201,19 @@ def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] 
         raise DmspError(f"output {path} exists; give --overwrite to replace it.")
     if path.exists() and not os.access(path, os.W_OK):
         raise DmspError(f"output {path} is write-protected; choose another name.")
-    if not path.parent.is_dir():
-        raise DmspError(f"folder {path.parent} does not exist; create it first.")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `DmspError` unless files can be written into ``folder``."""
+    if not folder.is_dir():
+        raise DmspError(f"folder {folder} does not exist; create it first.")
     try:
         # Permission bits do not tell all: only writing shows a read-only disk.
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise DmspError(f"folder {path.parent} cannot be written to: {error}") from error
+        raise DmspError(f"folder {folder} cannot be written to: {error}") from error
 
 
 def write_image(path: Path, picture: Picture) -> None:
@@ -217,6 +240,13 @@ def write_psf(path: Path, psf: NDArray[np.float32]) -> None:
         return
     with _written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, psf)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write values as JSON, with null for the NaN and infinities that it does not know."""
+    known = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    with _written_whole(path) as partial:
+        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 def fit_dtype(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -260,23 +290,36 @@ def _written_whole(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         raise DmspError(f"{path} cannot be written: {error}") from error
+    finally:
+        # Left over if the user interrupts, too.
+        partial.unlink(missing_ok=True)
 
 
 def _read_photo(path: Path) -> NDArray[Any]:
     """Read a PNG or JPEG, turned as its EXIF data say, since those are not written again."""
-    if path.suffix.lower() in PNG:
-        header = path.read_bytes()[:26]
-        if header[24:25] == b"\x10" and header[25:26] in (b"\x02", b"\x04", b"\x06"):
-            raise DmspError(
-                f"{path} has 16 bits and colour or transparency, which would be read as 8 bits; "
-                "save it as TIFF."
-            )
+    bits, form = _png_form(path)
+    if bits == 16 and form in (2, 4, 6):
+        raise DmspError(
+            f"{path} has 16 bits and colour or transparency, which would be read as 8 bits; "
+            "save it as TIFF."
+        )
     array = np.asarray(iio.imread(path, plugin="pillow", rotate=True))
     if path.suffix.lower() in JPEG and array.ndim == 3 and array.shape[-1] == 4:
         raise DmspError(f"{path} has CMYK colours; save it as RGB.")
     return array
+
+
+def _png_form(path: Path) -> tuple[int, int]:
+    """Return the bits per sample and the colour type of a PNG file; zeros if it is none."""
+    if path.suffix.lower() not in PNG:
+        return 0, 0
+    try:
+        with path.open("rb") as file:
+            bits, form = file.read(26)[24:]
+    except (OSError, ValueError):
+        return 0, 0
+    return bits, form
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -302,14 +345,17 @@ def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
     if file.ome_metadata:
         sizes = re.findall(r'(PhysicalSize[XY](?:Unit)?)="([^"]*)"', file.ome_metadata)
         metadata = {k: html.unescape(v) if k.endswith("Unit") else float(v) for k, v in sizes}
-        return {"ome": True, "metadata": metadata} if sizes else {}
+        if sizes:
+            return {"ome": True, "metadata": metadata}
     page = file.pages.first
     tags: dict[str, Any] = {}
     if "XResolution" in page.tags and "YResolution" in page.tags:
         tags = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
     unit = (file.imagej_metadata or {}).get("unit")
     if unit:
-        tags |= {"imagej": True, "metadata": {"unit": unit}}
+        # These files are ASCII; ImageJ writes a micro sign as \u00B5.
+        plain = "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in unit)
+        tags |= {"imagej": True, "metadata": {"unit": plain}}
     return tags
 
 

@@ -1,0 +1,378 @@
+"""Image files in, restored files out: one, or many in a batch."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import io
+from .core import DmspError, Job, Prior, Restoration, State, load_prior, run
+from .core.inputs import check_image, check_mask, default_prior, is_fluorescence
+
+# Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
+# few enough to take no time.
+PROBE_SIDE, LARGEST_PROBE = 64, 1024
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one restoration.
+
+    Attributes
+    ----------
+    source : Path
+        The image to restore.
+    image : Path
+        Where the result goes.
+    sidecar : Path or None
+        Where the record of the run goes, as JSON.
+    psf : Path or None
+        Where the point spread function goes.
+    """
+
+    source: Path
+    image: Path
+    sidecar: Path | None = None
+    psf: Path | None = None
+
+    @classmethod
+    def of(cls, source: Path, image: Path, sidecar: bool, psf: Path | None = None) -> Files:
+        """Name the sidecar after the image."""
+        record = image.with_name(f"{image.name}.json") if sidecar else None
+        return cls(source, image, record, psf)
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All that is written."""
+        return [path for path in (self.image, self.sidecar, self.psf) if path is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A restoration as the user wants it, for any image.
+
+    Attributes
+    ----------
+    prepare : callable
+        Makes the job of an image, such as `prepare_deblur`.
+    options : dict
+        Arguments of ``prepare``, "prior" among them, but the channel axis.
+    mask : ndarray or None
+        (H, W), True where a pixel is missing.
+    mosaic : bool
+        Whether an image is a plane that becomes a colour image.
+    floats : bool
+        Whether results are float32 rather than of the input's type.
+    overwrite : bool
+        Whether existing outputs are replaced.
+    named : tuple of Path
+        Files that the user named: never overwritten.
+    record : dict
+        What `Restoration.to_dict` does not know, for the sidecar.
+    """
+
+    prepare: Callable[..., Job]
+    options: dict[str, Any]
+    mask: NDArray[np.bool_] | None = None
+    mosaic: bool = False
+    floats: bool = False
+    overwrite: bool = False
+    named: tuple[Path, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    _load: Callable[[str], Prior] = field(default_factory=lambda: cache(load_prior), repr=False)
+
+    def restore(self, files: Files, execute: Callable[[Job], Restoration]) -> Restoration:
+        """Read one image, check what will be written, run, and write.
+
+        Raises
+        ------
+        DmspError
+            Saying what is wrong with the image or its outputs.
+        """
+        picture = io.read_image(files.source)
+        if self.mosaic and picture.channel_axis is not None:
+            raise DmspError(f"{files.source} is in colour already; a mosaic has one channel.")
+        dtype = self._output_dtype(picture)
+        self._check_outputs(files, picture, dtype)
+        result = execute(self._job(picture.pixels, picture.channel_axis, self.mask))
+        io.write_image(files.image, picture.with_pixels(io.fit_dtype(result.image, dtype)))
+        if files.sidecar is not None:
+            names = {"input": str(files.source), "output": str(files.image)}
+            io.write_json(files.sidecar, names | self.record | result.to_dict())
+        if files.psf is not None and result.psf is not None:
+            io.write_psf(files.psf, result.psf)
+        return result
+
+    def check(self) -> None:
+        """Try the options on an image that suits all good ones, to find a bad one at once."""
+        psf, psf_size = self.options.get("psf"), self.options.get("psf_size")
+        side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
+        if side > LARGEST_PROBE:
+            return
+        ramp = _make_ramp(side, self.options.get("background"), self.options.get("white"))
+        if self.mosaic:
+            self._job(ramp, None)
+        else:
+            # Priors of either kind fit colour.
+            self._job(np.stack([ramp] * 3, axis=-1), -1)
+
+    def _job(
+        self, pixels: NDArray[Any], axis: int | None, mask: NDArray[np.bool_] | None = None
+    ) -> Job:
+        prior = self._prior(pixels, axis, mask)
+        return self.prepare(
+            pixels, channel_axis=axis, mask=mask, **(self.options | {"prior": prior})
+        )
+
+    def _prior(
+        self, pixels: NDArray[Any], axis: int | None, mask: NDArray[np.bool_] | None
+    ) -> Prior:
+        """Load the prior that the user names, or that suits the image; each is loaded once."""
+        name = self.options["prior"]
+        if name is None and (self.mosaic or axis is not None):
+            name = default_prior(3, False)
+        elif name is None:
+            values = check_image(pixels, axis, check_mask(mask, pixels, axis))
+            name = default_prior(1, is_fluorescence(values))
+        return self._load(name)
+
+    def _output_dtype(self, picture: io.Picture) -> np.dtype[Any]:
+        keep = picture.pixels.dtype.kind in "ui" and not self.floats
+        return picture.pixels.dtype if keep else np.dtype(np.float32)
+
+    def _check_outputs(self, files: Files, picture: io.Picture, dtype: np.dtype[Any]) -> None:
+        form = picture
+        if self.mosaic:
+            form = replace(picture, pixels=np.stack([picture.pixels] * 3, axis=-1))
+        named = [files.source, *self.named]
+        io.check_output(files.image, form, dtype, named, self.overwrite)
+        if files.psf is not None:
+            io.check_psf_output(files.psf, [*named, files.image], self.overwrite)
+        if files.sidecar is not None:
+            io.check_writable(files.sidecar, self.overwrite, named)
+
+
+def is_batch(sources: Sequence[str], target: str) -> bool:
+    """Whether several images may be meant, or their results go to a folder."""
+    return len(sources) > 1 or _is_folder(target) or Path(sources[0]).is_dir() or _is_glob(*sources)
+
+
+def find_images(sources: Iterable[str]) -> list[Path]:
+    """Find the images that files, folders and glob patterns mean, each once.
+
+    Raises
+    ------
+    DmspError
+        For a folder or a pattern without images.
+    """
+    found = (path for source in sources for path in _find(source))
+    return list({os.path.abspath(path): path for path in found}.values())
+
+
+def plan_batch(
+    task: Task, sources: Sequence[str], target: str, sidecar: bool, psf: Path | None = None
+) -> list[Files]:
+    """Name the outputs of a batch.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be done.
+    sources : sequence of str
+        Files, folders and glob patterns.
+    target : str
+        The folder for the results.
+    sidecar : bool
+        Whether each result gets a record.
+    psf : Path or None
+        The folder for the point spread functions.
+
+    Returns
+    -------
+    list of Files
+
+    Raises
+    ------
+    DmspError
+        Where two outputs, or an output and an input, would be one file.
+    """
+    folder = _as_folder(target)
+    kernels = None if psf is None else _as_folder(str(psf))
+    batch = []
+    for source in find_images(sources):
+        suffix = io.fitting_suffix(source, task.floats, task.mosaic)
+        kernel = None if kernels is None else kernels / f"{source.stem}.tif"
+        batch.append(Files.of(source, folder / f"{source.stem}{suffix}", sidecar, kernel))
+    _check_distinct(batch, task.named)
+    return batch
+
+
+def restore_batch(task: Task, batch: Sequence[Files]) -> int:
+    """Restore images with one bar, and go on after those that cannot be restored.
+
+    What went wrong is printed at the end, be it that the user interrupts.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be done; its options are tried before any work.
+    batch : sequence of Files
+        From `plan_batch`.
+
+    Returns
+    -------
+    int
+        How many images were not restored.
+
+    Raises
+    ------
+    DmspError
+        For options that suit no image, and folders that cannot be written to.
+    """
+    from tqdm import tqdm
+
+    task.check()
+    _make_folders(batch)
+    failures: list[str] = []
+    # Only mininterval limits how often the evaluations are shown.
+    with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
+        for files in batch:
+            try:
+                result = task.restore(files, partial(_run_within, bar, files.source.name))
+            except (DmspError, MemoryError) as error:
+                text = " ".join(str(error).split())
+                name = str(files.source)
+                failures.append(text if text.startswith(name) else f"{name}: {text}")
+            else:
+                bar.write(f"{files.image}: {summarize(result)}")
+            bar.update()
+        bar.set_postfix_str("")
+    return len(failures)
+
+
+def run_with_bar(job: Job) -> Restoration:
+    """Run one job with a bar over its evaluations."""
+    from tqdm import tqdm
+
+    with tqdm(total=job.total, unit="evaluation") as bar:
+
+        def show(state: State) -> None:
+            bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
+            bar.update()
+
+        return run(job, show)
+
+
+def summarize(result: Restoration) -> str:
+    """Say in a line how a restoration went."""
+    kind = "estimated" if result.settings["noise_sigma"] is None else "given"
+    return (
+        f"noise {result.noise_sigma:.3g} ({kind}), {result.evaluations} evaluations, "
+        f"{result.seconds:.1f} s"
+    )
+
+
+def _run_within(bar: Any, name: str, job: Job) -> Restoration:
+    """Run one job of a batch, and show its evaluations behind the bar."""
+
+    def show(state: State) -> None:
+        bar.set_postfix_str(f"{name} {state.evaluation}/{job.total}", refresh=False)
+        bar.update(0)
+
+    return run(job, show)
+
+
+@contextmanager
+def _listed(failures: list[str]) -> Iterator[None]:
+    """List at the end what went wrong until then, however it ends."""
+    try:
+        yield
+    finally:
+        if failures:
+            count = "1 image was" if len(failures) == 1 else f"{len(failures)} images were"
+            print(f"Error: {count} not restored:", *failures, sep="\n  ", file=sys.stderr)
+
+
+def _find(source: str) -> list[Path]:
+    path = Path(source)
+    if not path.is_dir() and not _is_glob(source):
+        # Also a missing one: one name that is wrong does not stop the others.
+        return [path]
+    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
+    # Hidden files are other programs' notes on images.
+    found = sorted(
+        p
+        for p in candidates
+        if p.suffix.lower() in io.SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
+    if not found:
+        kinds = ", ".join(sorted(io.SUFFIXES))
+        raise DmspError(f"there is no image ({kinds}) in {source}; check the name.")
+    return found
+
+
+def _is_glob(source: str) -> bool:
+    """Whether this is a pattern, and not the name of a file that has such characters."""
+    return glob.has_magic(source) and not Path(source).exists()
+
+
+def _is_folder(name: str) -> bool:
+    separators = (os.sep, os.altsep or os.sep)
+    return Path(name).is_dir() or name.endswith(separators)
+
+
+def _as_folder(name: str) -> Path:
+    path = Path(name)
+    if path.is_file() or (path.suffix.lower() in io.SUFFIXES | io.NUMPY and not _is_folder(name)):
+        raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
+    return path
+
+
+def _make_folders(batch: Sequence[Files]) -> None:
+    for folder in {path.parent for files in batch for path in files.outputs}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DmspError(f"folder {folder} cannot be made: {error}") from error
+        io.check_folder(folder)
+
+
+def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:
+    inputs = {_identity(path) for path in (*named, *(files.source for files in batch))}
+    makers: dict[str, Path] = {}
+    for files in batch:
+        for path in files.outputs:
+            if _identity(path) in inputs:
+                raise DmspError(f"output {path} is an input too; choose another folder.")
+            if _identity(path) in makers:
+                raise DmspError(
+                    f"output {path} is wanted twice, for {makers[_identity(path)]} and "
+                    f"{files.source}; use different folders."
+                )
+            makers[_identity(path)] = files.source
+
+
+def _identity(path: Path) -> str:
+    """Return what is equal for two names of one file; on many disks case makes no difference."""
+    return os.path.realpath(path).casefold()
+
+
+def _make_ramp(side: int, low: float | None, high: float | None) -> NDArray[np.float64]:
+    """Make an image from black to white where those are sensible; else let others complain."""
+    if low is None:
+        low = 0.0 if high is None else high - 1
+    if high is None:
+        high = low + 1
+    if not -np.inf < low < high < np.inf:
+        low, high = 0.0, 1.0
+    return np.linspace(low, high, side * side).reshape(side, side)

@@ -1,0 +1,336 @@
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from napari_dmsp.batch import Files, Task, find_images, is_batch, plan_batch
+from napari_dmsp.cli import app
+from napari_dmsp.core import prepare_deblur, prepare_demosaic, prepare_superres
+from napari_dmsp.core.errors import DmspError
+from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.prior import load_prior
+
+DEBLUR = ("deblur", "--psf", "gaussian:1", "--iterations", 1)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def touch(*names):
+    for name in names:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def random_image(shape, dtype="u1", seed=0):
+    return np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+
+
+def written(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def images():
+    """Two good images, and files that are none or not good."""
+    Path("in").mkdir()
+    iio.imwrite("in/a.png", random_image((16, 20, 3)))
+    tifffile.imwrite("in/b.tif", random_image((16, 20), "u2"), resolution=(3, 2))
+    iio.imwrite("in/constant.png", np.zeros((16, 20), np.uint8))
+    Path("in/broken.tif").write_text("no image")
+    touch("in/notes.txt", "in/.hidden.png", "in/below/c.png")
+
+
+@pytest.fixture
+def pair():
+    Path("in").mkdir()
+    for name in "ab":
+        iio.imwrite(f"in/{name}.png", random_image((16, 20)))
+
+
+def test_images_are_found():
+    touch("in/b.png", "in/a.TIF", "in/.c.png", "in/d.txt", "in/below/e.jpg", "one[1].tif")
+    folder = [Path("in/a.TIF"), Path("in/b.png")]
+    assert find_images(["in"]) == find_images(["in/"]) == find_images(["in/*"]) == folder
+    assert find_images(["in/**/*"]) == [folder[0], folder[1], Path("in/below/e.jpg")]
+    # Names that exist are no patterns, and names that do not exist may be wrong.
+    assert find_images(["one[1].tif", "missing.tif"]) == [Path("one[1].tif"), Path("missing.tif")]
+    # Each once, in the order in which they were named.
+    assert find_images(["in/b.png", "in", "./in/*"]) == folder[::-1]
+
+
+@pytest.mark.parametrize("source", ["empty", "in/*.jpg", "missing/*"])
+def test_no_images(source):
+    Path("empty").mkdir()
+    touch("in/a.tif")
+    with pytest.raises(DmspError, match="no image"):
+        find_images([source])
+
+
+@pytest.mark.parametrize(
+    ("sources", "target", "expected"),
+    [
+        (["a.tif"], "b.tif", False),
+        (["a[1].tif"], "b.tif", False),
+        (["a.tif"], "folder", True),
+        (["a.tif"], "new/", True),
+        (["a.tif"], f"new{os.sep}", True),
+        (["a.tif", "b.tif"], "new", True),
+        (["folder"], "new", True),
+        (["*.tif"], "new", True),
+    ],
+)
+def test_what_is_a_batch(sources, target, expected):
+    Path("folder").mkdir()
+    touch("a[1].tif")
+    assert is_batch(sources, target) is expected
+
+
+def plan(sources, target="out", sidecar=False, psf=None, **options):
+    return plan_batch(Task(prepare_deblur, {}, **options), sources, target, sidecar, psf)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["a.tiff", "b.png", "c.JPG", "deep.png"]),
+        ({"floats": True}, ["a.tiff", "b.tif", "c.tif", "deep.tif"]),
+        ({"mosaic": True}, ["a.tiff", "b.png", "c.JPG", "deep.tif"]),
+    ],
+)
+def test_outputs_have_a_suffix_that_holds_them(options, names):
+    sources = ["a.tiff", "b.png", "c.JPG", "deep.png"]
+    touch(*sources)
+    iio.imwrite("b.png", random_image((8, 8)))
+    iio.imwrite("deep.png", random_image((8, 8), "u2"))
+    assert [files.image for files in plan(sources, **options)] == [Path("out", n) for n in names]
+
+
+def test_sidecars_and_kernels_have_their_names():
+    (files,) = plan(["in/a.png"], sidecar=True, psf=Path("kernels"))
+    outputs = [Path("out/a.png"), Path("out/a.png.json"), Path("kernels/a.tif")]
+    assert files == Files(Path("in/a.png"), *outputs)
+    assert files.outputs == outputs
+
+
+@pytest.mark.parametrize(
+    ("sources", "target", "options", "message"),
+    [
+        (["a.png", "a.tif"], "out", {"floats": True}, "out/a.tif is wanted twice, for a.png and"),
+        (["x/a.png", "y/A.png"], "out", {}, "wanted twice"),
+        (["a.tif"], "out/", {"psf": Path("out")}, "wanted twice"),
+        (["a.png"], ".", {}, "an input too"),
+        (["x/a.png", "y/b.png"], "y", {}, "an input too"),
+        (["x/mask.png"], "y", {"named": (Path("y/mask.png"),)}, "an input too"),
+        (["a.png", "b.png"], "c.png", {}, "output c.png is a file"),
+        (["a.png", "b.png"], "notes", {}, "output notes is a file"),
+        (["a.png", "b.png"], "out", {"psf": Path("k.npy")}, "output k.npy is a file"),
+    ],
+)
+def test_clashes_are_found_before_any_work(sources, target, options, message):
+    touch("notes")
+    with pytest.raises(DmspError, match=message.replace("/", r"[/\\]")):
+        plan(sources, target, **options)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options"),
+    [
+        (prepare_deblur, {"psf": gaussian_psf(20)}),
+        (prepare_deblur, {"psf_size": 101, "background": 1e4}),
+        (prepare_deblur, {"psf_size": 1001}),
+        (prepare_deblur, {"prior": "gray", "noise_sigma": 1e3}),
+        (prepare_superres, {"scale": 8.0, "prior": "rgb"}),
+        (prepare_superres, {"scale": 3.0, "psf": gaussian_psf(9)}),
+        (prepare_demosaic, {"pattern": "X-Trans", "white": 5.0, "linear": True}),
+        (prepare_demosaic, {"background": 64.0, "white": 1023.0}),
+    ],
+)
+def test_good_options_pass(prepare, options):
+    Task(prepare, {"prior": None} | options, mosaic=prepare is prepare_demosaic).check()
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("deblur", ("--psf", "gaussian:x"), "write it like gaussian:1.5"),
+        ("deblur", ("--psf", "missing.tif"), "not a file"),
+        ("deblur", ("--psf-size", 4), "psf_size=4"),
+        ("deblur", ("--prior", "missing"), "prior='missing'"),
+        ("deblur", ("--device", "abacus"), "device='abacus'"),
+        ("deblur", ("--noise", "-1"), "noise_sigma=-1"),
+        ("deblur", ("--iterations", "0"), "iterations=0"),
+        ("deblur", ("--background", "nan"), "background=nan"),
+        ("deblur", ("--mask", "missing.png"), "not a file"),
+        ("superres", ("--scale", 9), "scale=9"),
+        ("superres", ("--scale", 1.5, "--psf", "gaussian:1"), "whole number"),
+        ("demosaic", ("--pattern", "plaid"), "pattern='plaid'"),
+        ("demosaic", ("--prior", "gray"), "prior='gray'"),
+        ("demosaic", ("--black", 5, "--white", 5), "white=5"),
+        ("demosaic", ("--black", 5, "--white", "nan"), "white=nan"),
+    ],
+)
+def test_options_that_suit_no_image_fail_at_once(pair, command, options, message):
+    result = run(command, "in", "out", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not Path("out").exists()
+
+
+def test_bad_images_do_not_stop_the_others(images):
+    result = run(*DEBLUR, "in", "missing.tif", "new/out")
+    assert result.exit_code == 1, result.output
+    assert written("new/out") == ["a.png", "a.png.json", "b.tif", "b.tif.json"]
+    bar, listed = result.stderr.split("Error: ")
+    assert "5/5" in bar
+    title, broken, *others = listed.splitlines()
+    assert title == "3 images were not restored:"
+    assert broken.startswith(f"  {Path('in/broken.tif')} cannot be read")
+    assert others == [
+        f"  {Path('in/constant.png')}: the image is constant (0): there is nothing to restore.",
+        "  missing.tif is not a file; check the name.",
+    ]
+    for name in ("a.png", "b.tif"):
+        assert f"{Path('new/out', name)}: noise" in result.stdout
+    with tifffile.TiffFile("new/out/b.tif") as file:
+        assert file.pages.first.resolution == (3, 2)
+        assert file.asarray().dtype == np.uint16
+
+
+def test_existing_outputs_are_errors_of_their_images(pair):
+    touch("out/a.png", "out/b.png.json")
+    result = run(*DEBLUR, "in/*.png", "out")
+    assert result.exit_code == 1
+    assert result.stderr.count("give --overwrite") == 2
+    assert written("out") == ["a.png", "b.png.json"]
+    assert Path("out/a.png").stat().st_size == 0
+    assert run(*DEBLUR, "in/*.png", "out", "--no-sidecar").exit_code == 1
+    assert Path("out/b.png").stat().st_size
+    assert run(*DEBLUR, "in/*.png", "out", "--overwrite").exit_code == 0
+    assert all(path.stat().st_size for path in Path("out").iterdir())
+
+
+def test_sidecar_says_how_to_repeat_the_run(working_directory, pair):
+    np.save("psf.npy", gaussian_psf(1))
+    iio.imwrite("mask.png", np.eye(16, 20, dtype=np.uint8))
+    options = ("--psf", "psf.npy", "--mask", "mask.png", "--seed", 7, "--iterations", 1)
+    result = run("deblur", "in/a.png", "a.tif", *options, "--sidecar", "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("a.tif\na.tif.json\n")
+    record = json.loads(Path("a.tif.json").read_text(encoding="utf-8"))
+    assert (record["input"], record["output"]) == (str(Path("in/a.png")), "a.tif")
+    assert record["working_directory"] == str(working_directory)
+    assert record["options"] == {
+        "psf": "psf.npy",
+        "mask": "mask.png",
+        "prior": None,
+        "dtype": "float32",
+    }
+    assert record["evaluations"] == 1
+    given = {"task": "deblur", "seed": 7, "iterations": 1, "masked": 16, "noise_sigma": None}
+    assert record["settings"].items() >= (given | {"version": version("napari-dmsp")}).items()
+
+    assert run("deblur", "in/a.png", "b.tif", *options).exit_code == 0
+    assert not Path("b.tif.json").exists()
+
+
+def test_existing_sidecar_is_kept(pair):
+    touch("a.png.json")
+    result = run(*DEBLUR, "in/a.png", "a.png", "--sidecar")
+    assert result.exit_code == 2
+    assert "a.png.json exists; give --overwrite" in result.stderr
+    assert not Path("a.png").exists()
+
+
+@pytest.mark.parametrize("command", [("superres", "--scale", 2), ("demosaic",)])
+def test_all_tasks_take_batches(pair, command):
+    result = run(*command, "in/*.png", "out/", "--iterations", 1)
+    assert result.exit_code == 0, result.output
+    assert written("out") == ["a.png", "a.png.json", "b.png", "b.png.json"]
+    expected = (32, 40) if command[0] == "superres" else (16, 20, 3)
+    assert iio.imread("out/b.png").shape == expected
+
+
+def test_mask_is_for_all_images_of_its_shape(pair):
+    iio.imwrite("in/large.png", random_image((20, 20)))
+    iio.imwrite("mask.png", np.eye(16, 20, dtype=np.uint8))
+    result = run(*DEBLUR, "in", "out", "--mask", "mask.png")
+    assert result.exit_code == 1
+    assert "1 image was not restored" in result.stderr
+    assert "large.png: mask has shape (16, 20); expected (20, 20)" in result.stderr
+    assert json.loads(Path("out/a.png.json").read_text())["settings"]["masked"] == 16
+
+
+def test_kernels_go_to_a_folder(pair):
+    result = run(*DEBLUR, "in", "out", "--save-psf", "kernels")
+    assert result.exit_code == 0, result.output
+    assert written("kernels") == ["a.tif", "b.tif"]
+    np.testing.assert_allclose(tifffile.imread("kernels/b.tif"), gaussian_psf(1), rtol=1e-6)
+
+
+def test_each_prior_is_loaded_once(monkeypatch):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return load_prior(name)
+
+    monkeypatch.setattr("napari_dmsp.batch.load_prior", load)
+    Path("in").mkdir()
+    spots = np.zeros((32, 32), np.uint8)
+    spots[8:12, 8:12] = 200
+    for index in range(2):
+        iio.imwrite(f"in/colour{index}.png", random_image((16, 20, 3)))
+        iio.imwrite(f"in/grey{index}.png", random_image((16, 20)))
+        iio.imwrite(f"in/dark{index}.png", spots)
+    assert run(*DEBLUR, "in", "out").exit_code == 0
+    assert sorted(loaded) == ["gray", "microscopy", "rgb"]
+    sidecars = sorted(Path("out").glob("*.json"))
+    names = [json.loads(path.read_text())["settings"]["prior"] for path in sidecars]
+    assert names == ["rgb", "rgb", "microscopy", "microscopy", "gray", "gray"]
+    loaded.clear()
+    assert run(*DEBLUR, "in", "named", "--prior", "gray").exit_code == 0
+    assert loaded == ["gray"]
+
+
+def test_an_interrupt_keeps_what_is_whole(images, monkeypatch):
+    write, pictures = tifffile.imwrite, []
+
+    def interrupt(path, *arguments, **options):
+        write(path, *arguments, **options)
+        pictures.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tifffile, "imwrite", interrupt)
+    result = run(*DEBLUR, "in/a.png", "in/constant.png", "in/b.tif", "in/broken.tif", "out")
+    assert len(pictures) == 1
+    assert result.exit_code not in (0, 2)
+    assert written("out") == ["a.png", "a.png.json"]
+    assert "1 image was not restored:\n  in" in result.stderr
+
+
+def test_folders_that_cannot_be_made(pair):
+    touch("notes")
+    result = run(*DEBLUR, "in", "notes/out")
+    assert result.exit_code == 2
+    assert "cannot be made" in result.stderr
+
+
+def test_one_file_needs_an_output(pair):
+    result = run("deblur", "in/a.png")
+    assert result.exit_code == 2
+    assert "Missing argument" in result.stderr
