@@ -15,32 +15,41 @@ Row = dict[str, Any]
 
 MEASURED, ALL = "measured", "all"
 SCORES = ("psnr", "ssim", "noise_sigma", "evaluations", "seconds", "ratio")
+# Of speed.py: cores that were busy, seconds of an evaluation, the network's part of them, bytes.
+TIMES, BYTES = ("cores", "evaluation", "network"), ("memory", "before", "estimate")
+COSTS = ("megapixels", "threads", *TIMES, *BYTES)
+NUMBERS = (*SCORES, *COSTS)
 # Columns of the CSV file. Where the case is "all", the row is a mean over so many cases, or for
 # "images" a count of them. The source is "measured" or the publication that is quoted.
-FIELDS = ("table", "set", "condition", "method", "source", "case", "cases", *SCORES, "images")
+FIELDS = ("table", "set", "condition", "method", "source", "case", "cases", *NUMBERS, "images")
 FIGURE_3, CURVE = "Figure 3", "Curve"
+Printer = Callable[[str, list[Row]], list[Row]]
 # Error ratios below which images are counted.
 THRESHOLDS = (1.5, 2, 2.5, 3, 3.5, 4, 5)
 
 
-def report(rows: Iterable[Row], file: Path | None = None) -> list[Row]:
+def report(
+    rows: Iterable[Row], file: Path | None = None, printers: dict[str, Printer] | None = None
+) -> list[Row]:
     """Write every row as it comes, and print the tables of each set once they are complete."""
+    printers = {FIGURE_3: print_ratios, CURVE: print_curves} | (printers or {})
     if file is None:
-        return _report(rows, lambda _: None)
+        return _report(rows, lambda _: None, printers)
     with open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, FIELDS, restval="")
         writer.writeheader()
 
         def write(row: Row) -> None:
-            rounded = {k: f"{v:.5g}" for k, v in row.items() if k in SCORES and v is not None}
+            rounded = {k: f"{v:.5g}" for k, v in row.items() if k in NUMBERS and v is not None}
             writer.writerow(row | rounded)
             stream.flush()
 
-        return _report(rows, write)
+        return _report(rows, write, printers)
 
 
-def _report(rows: Iterable[Row], write: Callable[[Row], None]) -> list[Row]:
-    printers = {FIGURE_3: print_ratios, CURVE: print_curves}
+def _report(
+    rows: Iterable[Row], write: Callable[[Row], None], printers: dict[str, Printer]
+) -> list[Row]:
     every: list[Row] = []
     for (table, name), group in groupby(rows, key=lambda r: (r["table"], r["set"])):
         found = []
@@ -58,7 +67,7 @@ def read_cases(file: Path, table: str) -> list[Row]:
     """Read what `report` wrote of a table's single images."""
     with open(file, newline="", encoding="utf-8") as stream:
         rows = [r for r in csv.DictReader(stream) if r["table"] == table and r["case"] != ALL]
-    return [{k: float(v) if k in SCORES else v for k, v in r.items() if v != ""} for r in rows]
+    return [{k: float(v) if k in NUMBERS else v for k, v in r.items() if v != ""} for r in rows]
 
 
 def print_scores(title: str, rows: list[Row]) -> list[Row]:

@@ -94,8 +94,8 @@ class Call:
         from . import core
 
         arguments = self.arguments | {"prior": self._prior}
-        if self.selection.rgb:
-            arguments["channel_axis"] = -1
+        if self.selection.channel_axis is not None:
+            arguments["channel_axis"] = self.selection.channel_axis
         if self.psf is not None:
             arguments["psf"] = self.psf.make()
         job: Job = getattr(core, f"prepare_{self.task}")(self.selection.read(steps), **arguments)
@@ -107,7 +107,8 @@ class Call:
         from .core.inputs import default_prior, is_fluorescence
 
         planes, chosen = self.selection.planes, self.arguments["prior"]
-        if chosen is not None or len(planes) == 1 or self._is_mosaic or self.selection.rgb:
+        coloured = self._is_mosaic or self.selection.colours is not None
+        if chosen is not None or len(planes) == 1 or coloured:
             return chosen
         middle = self.selection.read(planes[len(planes) // 2])
         return default_prior(1, is_fluorescence(middle[None].astype(np.float64)))
@@ -173,6 +174,7 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
     about = dict(next(iter(done.values()))) | {
         "source": call.source,
         "region": [[part.start, part.stop] for part in call.selection.index],
+        "axes": list(call.selection.axes),
         "script": write_script(call, done, result),
     }
     if len(call.selection.planes) > 1:
@@ -216,12 +218,13 @@ def _write_body(call: Call, done: dict[Steps, dict[str, Any]], names: list[str])
     """Write down what happens to one plane, whose steps have ``names``."""
     last, about = list(done.items())[-1]
     settings = about["settings"]
-    arguments = call.arguments | {"device": settings["device"]}
+    arguments = call.arguments | {name: settings[name] for name in ("device", "tile")}
     if arguments["prior"] is None:
         arguments["prior"] = settings["prior"]
-    written = [f"{name}={value!r}" for name, value in arguments.items() if value is not None]
-    if call.selection.rgb:
-        written.append("channel_axis=-1")
+    # None is what all others have by default.
+    written = [f"{k}={v!r}" for k, v in arguments.items() if v is not None or k == "tile"]
+    if call.selection.channel_axis is not None:
+        written.append(f"channel_axis={call.selection.channel_axis}")
     if call.psf is not None:
         written.append(f"psf={call.psf.code()}")
     if about["stopped"]:

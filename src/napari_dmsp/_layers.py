@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Rows from, to; columns from, to.
 Region = tuple[slice, slice]
+# Of rows and of columns, in the data of a layer.
+Axes = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,9 @@ class Selection:
     axes : tuple of int
         The two axes of a plane.
     rgb : bool
-        Whether colours lie along the last axis.
+        Whether the layer is in colour.
+    colours : int or None
+        The axis of the data along which colours lie that are restored together.
     margin : Region
         The rectangle as read: with what surrounds it, as far as there is any.
     layer_options : dict
@@ -42,8 +46,9 @@ class Selection:
     """
 
     index: tuple[slice, ...]
-    axes: tuple[int, int]
+    axes: Axes
     rgb: bool
+    colours: int | None
     margin: Region
     layer_options: dict[str, Any]
     _data: Any = field(repr=False)
@@ -68,8 +73,7 @@ class Selection:
     @cached_property
     def planes(self) -> list[tuple[int, ...]]:
         """The steps of the axes that a plane does not have, one entry a plane."""
-        others = (p for a, p in enumerate(self.index[: self._ndim]) if a not in self.axes)
-        return list(product(*(range(part.start, part.stop) for part in others)))
+        return list(product(*(range(part.start, part.stop) for part in self._others)))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -82,57 +86,79 @@ class Selection:
         return self.shape != self.read_shape
 
     @property
-    def inner(self) -> Region:
+    def channel_axis(self) -> int | None:
+        """Where, in a plane as read, colours lie."""
+        if self.colours is None:
+            return None
+        # As is said of images in colour, whose colours are last.
+        return -1 if self.rgb else self._layout.index(self.colours)
+
+    @property
+    def inner(self) -> tuple[slice, ...]:
         """Where, in a plane as read, the part without the margin is."""
-        rows, columns = (
-            slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
+        parts = {
+            axis: slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
             for axis, around in zip(self.axes, self.margin, strict=True)
-        )
-        return rows, columns
+        }
+        return tuple(parts.get(axis, slice(None)) for axis in self._layout)
 
     def source(self, steps: Sequence[Any]) -> tuple[Any, ...]:
         """Return the index of a plane with its margin in the layer's data."""
-        index = self._spread(steps, self.margin)
-        return (*index, slice(0, 3)) if self.rgb else index
+        return self._spread(steps, self.margin, slice(0, 3))
 
     def target(self, steps: Sequence[Any]) -> tuple[Any, ...]:
         """Return the index of a plane in the result.
 
         Steps may be names, for code.
         """
-        starts = [p.start for a, p in enumerate(self.index[: self._ndim]) if a not in self.axes]
+        starts = [part.start for part in self._others]
         own = [
             (f"{step} - {start}" if start else step) if isinstance(step, str) else step - start
             for step, start in zip(steps, starts, strict=True)
         ]
-        return self._spread(own, (slice(None), slice(None)))
+        return self._spread(own, (slice(None), slice(None)), slice(None))
 
-    def _spread(self, steps: Sequence[Any], plane: Region) -> tuple[Any, ...]:
-        others, within = iter(steps), iter(plane)
-        return tuple(next(within if axis in self.axes else others) for axis in range(self._ndim))
+    def _spread(self, steps: Sequence[Any], plane: Region, colours: slice) -> tuple[Any, ...]:
+        others = iter(steps)
+        within = dict(zip((*self.axes, self.colours), (*plane, colours), strict=True))
+        return tuple(
+            within[axis] if axis in within else next(others) for axis in range(len(self.index))
+        )
+
+    @property
+    def _layout(self) -> list[int]:
+        """Axes of a plane as read, which are in the order of the data."""
+        return [axis for axis in range(len(self.index)) if axis in (*self.axes, self.colours)]
+
+    @property
+    def _others(self) -> list[slice]:
+        """The parts of the axes that a plane does not have."""
+        return [part for axis, part in enumerate(self.index) if axis not in self._layout]
 
     @property
     def _ndim(self) -> int:
         return len(self.layer_options["scale"])
 
     def read(self, steps: Sequence[int]) -> NDArray[Any]:
-        """Compute a plane with its margin, (H, W) or (H, W, 3)."""
+        """Compute a plane with its margin: rows, columns and colours in the order of the data."""
         return np.asarray(self._data[self.source(steps)])
 
     def blank(self, plane: NDArray[Any]) -> NDArray[Any]:
         """Return an empty array for all planes that are like a restored one."""
-        shape = [_size(part) for part in self.index[: self._ndim]]
-        for axis, size in zip(self.axes, plane.shape[:2], strict=True):
+        shape = [_size(part) for part in self.index]
+        for axis, size in zip(self._layout, plane.shape, strict=False):
             shape[axis] = size
-        return np.zeros((*shape, *plane.shape[2:]), plane.dtype)
+        # The colours of a mosaic have no axis in its own data.
+        return np.zeros((*shape, *plane.shape[len(self._layout) :]), plane.dtype)
 
-    def options_for(self, shape: Sequence[int], rgb: bool) -> dict[str, Any]:
+    def options_for(self, plane: NDArray[Any]) -> dict[str, Any]:
         """Return `layer_options` for a result whose planes have any size and cover the part."""
         start = np.array([float(part.start) for part in self.index[: self._ndim]])
         step = np.ones(self._ndim)
-        for axis, old, new in zip(self.axes, self.shape, shape[:2], strict=True):
-            step[axis] = old / new
+        for axis in self.axes:
+            step[axis] = _size(self.index[axis]) / plane.shape[self._layout.index(axis)]
         options = self.layer_options
+        rgb = self.rgb or plane.ndim > len(self._layout)
         if rgb:
             options = {k: v for k, v in options.items() if k not in _GREY_OPTIONS}
         # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
@@ -150,6 +176,8 @@ def select(
     layer: Image,
     dims: Dims,
     *,
+    axes: Axes | None = None,
+    colours: int | None = None,
     region: Region | None = None,
     along: Sequence[int] = (),
     margin: int = 0,
@@ -157,15 +185,18 @@ def select(
 ) -> Selection:
     """Select what a viewer with ``dims`` shows of ``layer``, and more or less of it.
 
-    In 3-D view it is the plane that 2-D view would show. A layer with several resolutions is
-    taken at its finest.
+    A layer with several resolutions is taken at its finest.
 
     Parameters
     ----------
     layer : Image
         What is restored.
     dims : Dims
-        Of the viewer; they say which two axes a plane has, and which step is shown.
+        Of the viewer; they say which step is shown.
+    axes : tuple of int, optional
+        The two axes of a plane; those on screen by default, as in `plane_axes`.
+    colours : int, optional
+        Another axis, of length 3, along which a layer that is not in colour has colours.
     region : Region, optional
         Rectangle within the plane; all of it by default.
     along : sequence of int
@@ -181,10 +212,10 @@ def select(
         If the region is outside the image.
     """
     data = full_resolution(layer)
-    axes = plane_axes(layer, dims)
+    axes = axes or plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
     index = [
-        slice(0, size) if axis in (*axes, *along) else _step(position[axis], size)
+        slice(0, size) if axis in (*axes, *along, colours) else _step(position[axis], size)
         for axis, size in enumerate(data.shape[: layer.ndim])
     ]
     around = [index[axis] for axis in axes]
@@ -198,11 +229,13 @@ def select(
             around[i] = slice(max(start - margin, 0) // align * align, min(stop + margin, size))
     to_physical = _physical_transform(layer)
     if layer.rgb:
+        colours = layer.ndim
         index.append(slice(0, 3))
     return Selection(
         tuple(index),
         axes,
         layer.rgb,
+        colours,
         (around[0], around[1]),
         _layer_options(layer),
         data,
@@ -210,8 +243,8 @@ def select(
     )
 
 
-def plane_axes(layer: Layer, dims: Dims) -> tuple[int, int]:
-    """Return the two axes of a layer that a viewer with ``dims`` shows in 2-D view.
+def plane_axes(layer: Layer, dims: Dims) -> Axes:
+    """Return the two axes of a layer that a viewer with ``dims`` shows, or would in 2-D view.
 
     In the order of the data, so that the plane and the PSF are oriented alike.
     """
@@ -226,7 +259,7 @@ def full_resolution(layer: Image) -> Any:
     return layer.data[0] if layer.multiscale else layer.data
 
 
-def visible_region(layer: Image, dims: Dims, most: int | None = None) -> Region:
+def visible_region(layer: Image, dims: Dims, axes: Axes, most: int | None = None) -> Region:
     """Return the part of a layer's plane that is on screen.
 
     Parameters
@@ -234,27 +267,18 @@ def visible_region(layer: Image, dims: Dims, most: int | None = None) -> Region:
     layer : Image
         A layer of a viewer.
     dims : Dims
-        Of the viewer. In 3-D view, all of the plane counts as visible.
+        Of the viewer. In 3-D view, and of an axis that is not on screen, all counts as visible.
+    axes : tuple of int
+        Of the plane.
     most : int, optional
         Longest side in pixels; the middle of what is visible is taken.
     """
-    axes = plane_axes(layer, dims)
-    sizes = [full_resolution(layer).shape[axis] for axis in axes]
-    parts = [slice(0, size) for size in sizes]
-    if dims.ndisplay == 2:
-        factor = layer.downsample_factors[layer.data_level] if layer.multiscale else None
-        corners = layer.corner_pixels if factor is None else layer.corner_pixels * factor
-        step = [1 if factor is None else factor[axis] for axis in axes]
-        parts = [
-            slice(max(0, int(corners[0][axis])), min(size, int(corners[1][axis] + width)))
-            for axis, size, width in zip(axes, sizes, step, strict=True)
-        ]
-    if most is not None:
-        parts = [_middle(part, most) for part in parts]
-    return parts[0], parts[1]
+    shown = plane_axes(layer, dims) if dims.ndisplay == 2 else ()
+    rows, columns = (_visible(layer, axis) if axis in shown else _all(layer, axis) for axis in axes)
+    return (rows, columns) if most is None else (_middle(rows, most), _middle(columns, most))
 
 
-def shape_region(shapes: Shapes, layer: Image, dims: Dims) -> Region:
+def shape_region(shapes: Shapes, layer: Image, axes: Axes) -> Region:
     """Return the bounding box, in a layer's plane, of the shape that is selected or was last drawn.
 
     Raises
@@ -263,13 +287,13 @@ def shape_region(shapes: Shapes, layer: Image, dims: Dims) -> Region:
         If nothing was drawn.
     """
     corners = np.array([_into(layer, shapes, vertex) for vertex in _drawn(shapes)])
-    rows, columns = (corners[:, axis] for axis in plane_axes(layer, dims))
+    rows, columns = (corners[:, axis] for axis in axes)
     low, high = (math.floor(rows.min() + 0.5), math.floor(rows.max() + 0.5) + 1)
     left, right = (math.floor(columns.min() + 0.5), math.floor(columns.max() + 0.5) + 1)
     return slice(low, high), slice(left, right)
 
 
-def drawn_motion(shapes: Shapes, layer: Image, dims: Dims) -> tuple[float, float]:
+def drawn_motion(shapes: Shapes, layer: Image, axes: Axes) -> tuple[float, float]:
     """Return length (pixels) and angle (degrees) from the first to the last point of a drawn line.
 
     The angle is counter-clockwise from the x axis as the image is displayed, as for `motion_psf`.
@@ -281,14 +305,14 @@ def drawn_motion(shapes: Shapes, layer: Image, dims: Dims) -> tuple[float, float
     """
     vertices = _drawn(shapes)
     begin, end = (_into(layer, shapes, vertex) for vertex in (vertices[0], vertices[-1]))
-    down, right = ((end - begin)[axis] for axis in plane_axes(layer, dims))
+    down, right = ((end - begin)[axis] for axis in axes)
     length = math.hypot(down, right)
     if length < 1:
         raise ValueError(f"The line in {shapes.name!r} is shorter than a pixel; draw a longer one.")
     return length, math.degrees(math.atan2(-down, right))
 
 
-def pixel_size(layer: Image, dims: Dims, unit: str = "um") -> tuple[float, float]:
+def pixel_size(layer: Image, axes: Axes, unit: str = "um") -> tuple[float, float]:
     """Return height and width of a layer's pixels.
 
     Raises
@@ -297,7 +321,7 @@ def pixel_size(layer: Image, dims: Dims, unit: str = "um") -> tuple[float, float
         If the layer has no physical units.
     """
     sizes = []
-    for axis in plane_axes(layer, dims):
+    for axis in axes:
         quantity = float(layer.scale[axis]) * layer.units[axis]
         if not quantity.check("[length]"):
             raise ValueError(
@@ -307,14 +331,45 @@ def pixel_size(layer: Image, dims: Dims, unit: str = "um") -> tuple[float, float
     return sizes[0], sizes[1]
 
 
-def other_axes(layer: Image, dims: Dims) -> dict[int, str]:
-    """Return the axes longer than 1 that a plane does not have, with their labels."""
-    data, axes = full_resolution(layer), plane_axes(layer, dims)
+def long_axes(layer: Image, without: Collection[int] = (), least: int = 2) -> dict[int, str]:
+    """Return the axes of some length at least, but for some, with their labels."""
+    data = full_resolution(layer)
     return {
         axis: str(label)
         for axis, label in enumerate(layer.axis_labels)
-        if axis not in axes and data.shape[axis] > 1
+        if axis not in without and data.shape[axis] >= least
     }
+
+
+def renew(layer: Image, data: NDArray[Any], options: dict[str, Any]) -> bool:
+    """Give a layer other data and options, which is quicker than to make another layer.
+
+    Returns
+    -------
+    bool
+        False, and nothing was done, if it takes another layer: for colours instead of grey, for
+        another type, or for other units (napari#8828).
+    """
+    old, new = (layer.rgb, layer.dtype, layer.units), (options["rgb"], data.dtype, options["units"])
+    if old != new:
+        return False
+    layer.data = data
+    now = _layer_options(layer) | {"translate": layer.translate}
+    for name, value in options.items():
+        # Each assignment draws the layer anew.
+        if name not in now or not np.array_equal(now[name], value):
+            setattr(layer, name, value)
+    return True
+
+
+def _all(layer: Image, axis: int) -> slice:
+    return slice(0, full_resolution(layer).shape[axis])
+
+
+def _visible(layer: Image, axis: int) -> slice:
+    factor = layer.downsample_factors[layer.data_level][axis] if layer.multiscale else 1
+    first, last = layer.corner_pixels[:, axis] * factor
+    return slice(max(0, int(first)), min(_all(layer, axis).stop, int(last + factor)))
 
 
 def _size(part: slice) -> int:

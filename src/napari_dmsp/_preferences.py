@@ -8,6 +8,14 @@ from typing import Any
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OUTPUTS = ("float32", "same as input")
+# What the core calls tiles of "auto", so many pixels, and None.
+TILES: dict[str, int | str | None] = {
+    "auto": "auto",
+    "512": 512,
+    "1024": 1024,
+    "2048": 2048,
+    "whole image": None,
+}
 MIN_LIVE_SECONDS = 0.25
 
 
@@ -19,6 +27,8 @@ class Preferences:
     ----------
     device : {"auto", "cpu", "cuda", "mps"}
         Where to compute.
+    tile : str
+        One of `TILES`: how much the prior takes at once.
     output : {"float32", "same as input"}
         Data type of the results.
     live_seconds : float
@@ -26,6 +36,7 @@ class Preferences:
     """
 
     device: str = DEVICES[0]
+    tile: str = "auto"
     output: str = OUTPUTS[0]
     live_seconds: float = MIN_LIVE_SECONDS
 
@@ -40,13 +51,14 @@ def read_preferences() -> Preferences:
     # Without them nothing is lost, so none of the ways to fail may stop a panel.
     except Exception:
         return Preferences()
-    device, output, seconds = (
-        getattr(settings, name, None) for name in ("device", "output", "live_seconds")
+    device, tile, output, seconds = (
+        getattr(settings, name, None) for name in ("device", "tile", "output", "live_seconds")
     )
     if not isinstance(seconds, int | float) or not MIN_LIVE_SECONDS <= seconds < math.inf:
         seconds = MIN_LIVE_SECONDS
     return Preferences(
         device if device in DEVICES else DEVICES[0],
+        tile if tile in TILES else "auto",
         output if output in OUTPUTS else OUTPUTS[0],
         float(seconds),
     )

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QObject, QTimer
 from superqt.utils import GeneratorWorker
 
 from ._preferences import MIN_LIVE_SECONDS
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
 LIVE_SHARE = 0.04
 DRAW_SECONDS = 0.05
+# Until the next step of a new layer, in milliseconds; 0 would be in the same turn.
+STEP = 10
+# How long a run waits for a new layer at most.
+PATIENCE = 0.5
 
 Convert = Callable[[NDArray[np.float32], dict[str, Any]], NDArray[Any]]
 
@@ -100,13 +104,13 @@ class Outcome:
 class Request:
     """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended.
 
-    `behind` says that an estimate was sent which the viewer has not shown yet; `drawing` is how
-    long it took for the last one.
+    `drawn` says that the viewer has shown all estimates that were sent; `drawing` is how long it
+    took for the last one.
     """
 
     stop: bool = False
     cancel: bool = False
-    behind: bool = False
+    drawn: threading.Event = field(default_factory=threading.Event)
     drawing: float = 0.0
 
 
@@ -148,6 +152,18 @@ class Controller:
         self.closed = True
         self.cancel()
 
+    def close_with(self, widget: QObject) -> None:
+        """Close when a widget is destroyed."""
+        # Called when the panel is half gone, and a runner that does not run maybe too.
+        runner = ref(self)
+        widget.destroyed.connect(lambda: _close(runner))
+
+
+def _close(runner: ref[Controller]) -> None:
+    alive = runner()
+    if alive is not None:
+        alive.close()
+
 
 class Runner(Controller):
     """Runs the planes of one restoration at a time in another thread and reports to this one.
@@ -162,6 +178,9 @@ class Runner(Controller):
         Called in the GUI thread once a run, with its `Outcome`.
     """
 
+    # While they run: whoever closes a runner must find it, even if its panel is gone already.
+    _kept: ClassVar[set[Runner]] = set()
+
     def __init__(
         self,
         on_progress: Callable[[Progress], None],
@@ -172,6 +191,7 @@ class Runner(Controller):
         self._on_progress = on_progress
         self._on_done = on_done
         self._on_outcome = on_outcome
+        self._steps: list[Callable[[], object]] = []
         # Its libraries stop the viewer for 0.2 s and more: now, rather than during a run.
         threading.Thread(target=_load_torch, name="napari-dmsp loads torch").start()
 
@@ -200,35 +220,60 @@ class Runner(Controller):
         if self.running or self.closed:
             return False
         self._request = Request()
+        self._kept.add(self)
         worker = GeneratorWorker(_work, jobs, convert, interval, self._request)
         worker.yielded.connect(self._yielded)
         worker.returned.connect(self._ended)
         worker.start()
         return True
 
+    def in_turns(self, *steps: Callable[[], object]) -> None:
+        """Take steps in the GUI thread, each in a turn of its own, so that none blocks it for long.
+
+        All are taken before the next plane, or the end of the run, is reported; none once closed.
+        """
+        self._steps += steps
+        QTimer.singleShot(STEP, self._take_step)
+
+    def _take_step(self) -> None:
+        if self._steps and not self.closed:
+            self._steps.pop(0)()
+            QTimer.singleShot(STEP, self._take_step)
+
+    def _take_all_steps(self) -> None:
+        while self._steps:
+            self._steps.pop(0)()
+
     def _yielded(self, message: Progress | Done) -> None:
         # Messages may still be queued when the user cancels.
         if self.closed or self._request is None or self._request.cancel:
             return
         if isinstance(message, Done):
+            self._take_all_steps()
             self._on_done(message)
         else:
             begin = time.perf_counter()
             self._on_progress(message)
             if message.estimate is not None:
-                # The layer is drawn after this; until then no timer gets its turn.
-                wait = round(1000 * DRAW_SECONDS)
-                QTimer.singleShot(wait, partial(_drawn, self._request, begin))
+                self._see_if_drawn(self._request, begin)
+
+    def _see_if_drawn(self, request: Request, begin: float) -> None:
+        def look() -> None:
+            if self._steps and not self.closed:
+                self._see_if_drawn(request, begin)
+                return
+            request.drawing = max(0.0, time.perf_counter() - begin - DRAW_SECONDS)
+            request.drawn.set()
+
+        # The layer is drawn after this; until then no timer gets its turn.
+        QTimer.singleShot(round(1000 * DRAW_SECONDS), look)
 
     def _ended(self, outcome: Outcome) -> None:
         self._request = None
+        self._kept.discard(self)
         if not self.closed:
+            self._take_all_steps()
             self._on_outcome(outcome)
-
-
-def _drawn(request: Request, begin: float) -> None:
-    request.drawing = max(0.0, time.perf_counter() - begin - DRAW_SECONDS)
-    request.behind = False
 
 
 class CancelledError(Exception):
@@ -259,6 +304,7 @@ def _run(
     begin = time.perf_counter()
     shown = -interval
     left_out = []
+    request.drawn.set()
     for plane, prepare in enumerate(jobs):
         check(request)
         try:
@@ -274,9 +320,11 @@ def _run(
             check(request)
             now = time.perf_counter()
             pause = max(interval, request.drawing / LIVE_SHARE)
-            show = now - begin - shown >= pause and not request.behind
+            show = now - begin - shown >= pause and request.drawn.is_set()
+            first = show and shown < 0
             if show:
-                shown, request.behind = now - begin, True
+                shown = now - begin
+                request.drawn.clear()
             yield Progress(
                 plane,
                 state.evaluation,
@@ -286,6 +334,9 @@ def _run(
                 state.noise_sigma,
                 convert(state.array(), job.settings) if show else None,
             )
+            if first:
+                # With the processor shared, the viewer would take twice as long for a new layer.
+                request.drawn.wait(PATIENCE)
             if request.stop:
                 break
         check(request)

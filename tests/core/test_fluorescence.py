@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from napari_dmsp import deblur, io
 from napari_dmsp.core import restore
 from napari_dmsp.core.kernel import gaussian_psf
-from napari_dmsp.core.noise import shot_weights
+from napari_dmsp.core.noise import shot_line
 from napari_dmsp.core.operators import Blur
 from napari_dmsp.core.simulate import simulate_blur
 
@@ -38,8 +38,9 @@ def with_shot_noise(blurred):
 def test_weights_follow_the_photons(nuclei):
     blurred, _ = nuclei
     observed = torch.from_numpy(with_shot_noise(blurred))[None, None]
-    weights = shot_weights(observed)
-    assert weights is not None
+    line = shot_line(observed)
+    assert line is not None
+    weights = line.weights(observed)
     assert_allclose(float(weights.square().mean()), 1)
     expected = 1 / np.sqrt(blurred / PHOTONS + 1e-4)
     ratio = weights[0, 0].numpy() / expected
@@ -50,15 +51,15 @@ def test_weights_follow_the_photons(nuclei):
 def test_even_noise_has_no_weights(nuclei):
     blurred, _ = nuclei
     noise = np.random.default_rng(0).normal(0, 0.02, blurred.shape)
-    assert shot_weights(torch.from_numpy(blurred + noise)[None, None]) is None
-    assert shot_weights(torch.rand(1, 1, 9, 9)) is None
+    assert shot_line(torch.from_numpy(blurred + noise)[None, None]) is None
+    assert shot_line(torch.rand(1, 1, 9, 9)) is None
 
 
 def test_photons_are_worth_weighing(nuclei, monkeypatch):
     blurred, truth = nuclei
     observed, psf = with_shot_noise(blurred), gaussian_psf(2.0)
     with_weights = deblur(observed, psf, iterations=12).image
-    monkeypatch.setattr(restore, "shot_weights", lambda _: None)
+    monkeypatch.setattr(restore, "shot_line", lambda _: None)
     without = deblur(observed, psf, iterations=12).image
     scores = [peak_signal_noise_ratio(truth, x, data_range=1) for x in (with_weights, without)]
     assert scores[0] > scores[1] + 1
@@ -75,7 +76,7 @@ def test_weights_go_with_gaps(nuclei):
 
 def test_a_given_noise_level_holds_everywhere(nuclei, monkeypatch):
     blurred, _ = nuclei
-    monkeypatch.setattr(restore, "shot_weights", lambda _: pytest.fail("it was estimated"))
+    monkeypatch.setattr(restore, "shot_line", lambda _: pytest.fail("it was estimated"))
     observed = with_shot_noise(blurred)
     assert deblur(observed, gaussian_psf(2.0), noise_sigma=0.03, iterations=2).noise_sigma == 0.03
 

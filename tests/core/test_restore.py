@@ -260,11 +260,12 @@ def test_the_psf_is_found_and_can_be_fed_back(colour):
     result = job.result(states[-1], 0.0)
     assert result.psf.sum() == pytest.approx(1, abs=1e-5)
     assert max(result.psf.shape) <= 5
-    assert result.noise_sigma >= 2 - 1e-6
+    # What is wrong with the PSF acts like noise of 2/255 of the range.
+    assert result.noise_sigma >= 2 / 255 * 0.9 * np.ptp(observed)
     again = deblur(
         observed, result.psf, noise_sigma=result.noise_sigma, channel_axis=axis, prior=shrink
     )
-    assert error(again.image, result.image) < 1
+    assert error(again.image, result.image) < 2.5
 
 
 @pytest.mark.parametrize("colour", [False, True])

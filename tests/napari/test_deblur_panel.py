@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QTimer
 
-from napari_dmsp._widgets import DeblurPanel, DemosaicPanel, SuperresPanel, demosaic
+from napari_dmsp._widgets import DeblurPanel, DemosaicPanel, SuperresPanel, _panel, demosaic
+from napari_dmsp.core.inputs import MIN_SIDE
 from napari_dmsp.core.job import BLURRED, MOSAIC, SGD_ITERATIONS, SHARP
 from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.mosaic import PATTERNS
@@ -46,6 +47,10 @@ def test_evaluations_are_those_of_the_core():
         (DemosaicPanel, MOSAIC),
     ):
         assert panel.evaluations == {"annealed": schedule.iterations, "sgd": SGD_ITERATIONS}
+
+
+def test_the_shortest_side_is_that_of_the_core():
+    assert _panel.MIN_SIDE == MIN_SIDE
 
 
 def test_patterns_are_those_of_the_core():
@@ -106,6 +111,8 @@ def test_stack_restores_the_visible_plane(qtbot, viewer, open_panel, grey_image)
     viewer.dims.set_current_step(0, 1)
     panel = open_panel()
     assert "Planes in axes -2, -1: 64 × 56" in panel._plan.value
+    # There is no other pair of axes that are long enough.
+    assert panel.inputs.axes.native.isHidden()
     panel.run()
     finish(qtbot, panel)
     result = viewer.layers["stack deblurred"]

@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from napari_dmsp._calls import Call
 from napari_dmsp._layers import (
     drawn_motion,
-    other_axes,
+    long_axes,
     pixel_size,
+    renew,
     select,
     shape_region,
     visible_region,
@@ -39,7 +40,7 @@ def add_result(viewer, layer, image=None, name="result", task="deblur", **option
     data = selection.blank(plane)
     for steps in selection.planes:
         data[selection.target(steps)] = plane
-    return viewer.add_image(data, name=name, **selection.options_for(plane.shape, plane.ndim == 3))
+    return viewer.add_image(data, name=name, **selection.options_for(plane))
 
 
 def test_adapter_needs_no_qt():
@@ -167,6 +168,50 @@ def test_plane_follows_the_order_of_the_axes(viewer):
     assert add_result(viewer, layer).data.shape == (12, 1, 30)
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (0, 3), (1, 2)])
+def test_plane_in_other_axes_than_those_on_screen(viewer, axes):
+    stack = np.random.default_rng(0).random((4, 5, 6, 7)).astype(np.float32)
+    layer = viewer.add_image(stack, scale=(2, 3, 4, 5), translate=(1, 1, 1, 1))
+    others = tuple(axis for axis in range(4) if axis not in axes)
+    selection = select(layer, viewer.dims, axes=axes, along=others)
+    assert selection.shape == tuple(stack.shape[axis] for axis in axes)
+    result = selection.blank(selection.read(selection.planes[0]))
+    for steps in selection.planes:
+        result[selection.target(steps)] = selection.read(steps)
+    assert_array_equal(result, stack)
+    # One plane of them lands where it was.
+    viewer.dims.point = layer.data_to_world((3, 2, 1, 4))
+    result = add_result(viewer, layer, axes=axes)
+    first = [0 if axis in axes else step for axis, step in enumerate((3, 2, 1, 4))]
+    assert_allclose(result.data_to_world((0,) * 4), layer.data_to_world(first))
+    index = tuple(slice(None) if a in axes else slice(f, f + 1) for a, f in enumerate(first))
+    assert_array_equal(result.data, stack[index])
+
+
+@pytest.mark.parametrize("colours", [0, 1, 2])
+def test_colours_along_an_axis_of_a_grey_layer(viewer, colours):
+    image = np.random.default_rng(0).integers(0, 256, (2, 12, 9, 3), dtype=np.uint8)
+    data = np.moveaxis(image, -1, colours)
+    layer = viewer.add_image(data, rgb=False, colormap="green", contrast_limits=(0, 9))
+    stack, *axes = (axis for axis in range(4) if axis != colours)
+    region = slice(2, 8), slice(3, 9)
+    options = {"axes": tuple(axes), "colours": colours, "along": (stack,), "region": region}
+    selection = select(layer, viewer.dims, margin=1, **options)
+    assert selection.planes == [(0,), (1,)]
+    plane = np.moveaxis(selection.read((1,)), selection.channel_axis, -1)
+    assert_array_equal(plane, image[1, 1:9, 2:9])
+    result = add_result(viewer, layer, margin=1, **options)
+    assert not result.rgb
+    assert result.colormap.name == "green"
+    expected = np.moveaxis(np.broadcast_to(image[:1, 2:8, 3:9], (2, 6, 6, 3)), -1, colours)
+    assert_array_equal(result.data, expected)
+    start = [region[axes.index(axis)].start if axis in axes else 0 for axis in range(4)]
+    assert_allclose(result.translate, start)
+    # Twice as many pixels in the same place.
+    wide = selection.read((0,)).repeat(2, selection._layout.index(axes[0]))
+    assert_allclose(selection.options_for(wide)["scale"][axes[0]], 6 / 16)
+
+
 def test_rgb_stack(viewer):
     stack = np.random.default_rng(0).integers(0, 256, (4, 12, 9, 3), dtype=np.uint8)
     layer = viewer.add_image(stack, rgb=True)
@@ -209,7 +254,7 @@ def test_all_planes_of_an_axis(viewer):
     stack = np.random.default_rng(0).random((3, 4, 20, 30))
     layer = viewer.add_image(stack, scale=(5, 2, 1, 1), axis_labels=("t", "z", "y", "x"))
     viewer.dims.set_current_step(0, 2)
-    assert other_axes(layer, viewer.dims) == {0: "t", 1: "z"}
+    assert long_axes(layer, without=(2, 3)) == {0: "t", 1: "z"}
     selection = select(layer, viewer.dims, along=(1,))
     assert selection.planes == [(2, 0), (2, 1), (2, 2), (2, 3)]
     assert_array_equal(selection.read((2, 3)), stack[2, 3])
@@ -268,38 +313,64 @@ def test_visible_region_of_a_layer_with_resolutions(viewer):
     layer = viewer.add_image([data, data[::2, ::2]], multiscale=True)
     layer.data_level = 1
     layer.corner_pixels = np.array([[5, 10], [24, 29]])
-    assert visible_region(layer, viewer.dims) == (slice(10, 50), slice(20, 60))
-    assert visible_region(layer, viewer.dims, most=10) == (slice(25, 35), slice(35, 45))
+    assert visible_region(layer, viewer.dims, (0, 1)) == (slice(10, 50), slice(20, 60))
+    assert visible_region(layer, viewer.dims, (0, 1), most=10) == (slice(25, 35), slice(35, 45))
     viewer.dims.ndisplay = 3
-    assert visible_region(layer, viewer.dims) == (slice(0, 100), slice(0, 80))
+    assert visible_region(layer, viewer.dims, (0, 1)) == (slice(0, 100), slice(0, 80))
+
+
+def test_all_of_an_axis_that_is_not_on_screen_counts_as_visible(viewer):
+    layer = viewer.add_image(np.zeros((9, 40, 50)))
+    layer.corner_pixels = np.array([[0, 5, 10], [0, 24, 29]])
+    assert visible_region(layer, viewer.dims, (1, 2)) == (slice(5, 25), slice(10, 30))
+    assert visible_region(layer, viewer.dims, (0, 2)) == (slice(0, 9), slice(10, 30))
+
+
+def test_a_layer_with_other_data_in_another_place(viewer, grey_image):
+    source = viewer.add_image(grey_image, scale=(2, 2), colormap="green")
+    layer = add_result(viewer, source, region=(slice(0, 20), slice(0, 20)))
+    renewed = []
+    layer.events.set_data.connect(renewed.append)
+    selection = select(source, viewer.dims, region=(slice(30, 50), slice(10, 40)))
+    data = selection.read(()).astype(np.float32)
+    options = selection.options_for(data)
+    assert renew(layer, data, options | {"name": "other"})
+    # For the data, and for the place; all else is as it was.
+    assert len(renewed) == 2
+    assert layer.data is data
+    assert layer.name == "other"
+    assert_allclose(layer.translate, (60, 20))
+    for other in ({"rgb": True}, {"units": ("um", "um")}):
+        assert not renew(layer, data, options | other)
+    assert not renew(layer, grey_image, options)
 
 
 def test_region_of_a_drawn_rectangle(viewer):
     layer = viewer.add_image(np.zeros((3, 40, 50)), scale=(1, 2, 2), translate=(0, 10, 0))
-    shapes = viewer.add_shapes(ndim=2)
+    shapes, axes = viewer.add_shapes(ndim=2), (1, 2)
     with pytest.raises(ValueError, match="Nothing is drawn"):
-        shape_region(shapes, layer, viewer.dims)
+        shape_region(shapes, layer, axes)
     shapes.add_rectangles([[20, 8], [20, 20], [40, 20], [40, 8]])
-    assert shape_region(shapes, layer, viewer.dims) == (slice(5, 16), slice(4, 11))
+    assert shape_region(shapes, layer, axes) == (slice(5, 16), slice(4, 11))
     shapes.add_rectangles([[10, 0], [10, 4], [14, 4], [14, 0]])
-    assert shape_region(shapes, layer, viewer.dims) == (slice(0, 3), slice(0, 3))
+    assert shape_region(shapes, layer, axes) == (slice(0, 3), slice(0, 3))
     shapes.selected_data = {0}
-    assert shape_region(shapes, layer, viewer.dims) == (slice(5, 16), slice(4, 11))
+    assert shape_region(shapes, layer, axes) == (slice(5, 16), slice(4, 11))
 
 
 def test_motion_from_a_drawn_line(viewer):
     layer = viewer.add_image(np.zeros((40, 50)), scale=(2, 2))
     shapes = viewer.add_shapes([[[20, 10], [8, 26]]], shape_type="line")
-    length, angle = drawn_motion(shapes, layer, viewer.dims)
+    length, angle = drawn_motion(shapes, layer, (0, 1))
     assert_allclose(length, 10)
     assert_allclose(angle, np.degrees(np.arctan2(6, 8)))
     shapes.add_lines([[3, 3], [3.1, 3]])
     with pytest.raises(ValueError, match="shorter than a pixel"):
-        drawn_motion(shapes, layer, viewer.dims)
+        drawn_motion(shapes, layer, (0, 1))
 
 
 def test_pixel_size(viewer):
     layer = viewer.add_image(np.zeros((9, 9)), scale=(50, 100), units=("nm", "nm"), name="cell")
-    assert_allclose(pixel_size(layer, viewer.dims), (0.05, 0.1))
+    assert_allclose(pixel_size(layer, (0, 1)), (0.05, 0.1))
     with pytest.raises(ValueError, match="'bare' has no pixel size"):
-        pixel_size(viewer.add_image(np.zeros((9, 9)), name="bare"), viewer.dims)
+        pixel_size(viewer.add_image(np.zeros((9, 9)), name="bare"), (0, 1))

@@ -7,7 +7,7 @@ import sys
 import pytest
 from npe2 import PluginManifest
 
-from napari_dmsp._preferences import DEVICES, MIN_LIVE_SECONDS, OUTPUTS, Preferences
+from napari_dmsp._preferences import DEVICES, MIN_LIVE_SECONDS, OUTPUTS, TILES, Preferences
 from napari_dmsp._preferences import read_preferences as read
 
 pytest.importorskip("napari.settings._plugin_config_generator", reason="new in napari 0.9")
@@ -26,14 +26,16 @@ def test_the_manifest_declares_them(settings):
     properties = type(settings).model_json_schema()["properties"]
     assert set(properties) == set(Preferences.__dataclass_fields__)
     assert tuple(properties["device"]["enum"]) == DEVICES
+    assert tuple(properties["tile"]["enum"]) == tuple(TILES)
     assert tuple(properties["output"]["enum"]) == OUTPUTS
     assert properties["live_seconds"]["minimum"] == MIN_LIVE_SECONDS
     assert read() == Preferences(**settings.model_dump()) == Preferences()
 
 
 def test_they_are_read(settings):
-    settings.device, settings.output, settings.live_seconds = "cpu", "same as input", 2
-    assert read() == Preferences("cpu", "same as input", 2.0)
+    settings.device, settings.tile, settings.output = "cpu", "512", "same as input"
+    settings.live_seconds = 2
+    assert read() == Preferences("cpu", "512", "same as input", 2.0)
 
 
 def test_they_are_kept(settings, tmp_path):
@@ -66,7 +68,7 @@ class Group:
     ("values", "expected"),
     [
         ({}, Preferences()),
-        ({"device": "abacus", "output": 8, "live_seconds": "often"}, Preferences()),
+        ({"device": "abacus", "tile": 512, "output": 8, "live_seconds": "often"}, Preferences()),
         ({"device": "cuda", "live_seconds": 0.1}, Preferences("cuda")),
         ({"live_seconds": float("nan")}, Preferences()),
         ({"live_seconds": float("inf")}, Preferences()),

@@ -48,14 +48,64 @@ def test_preview_restores_the_middle_of_what_is_visible(viewer, restore, fake_pr
     image = np.random.default_rng(0).integers(0, 255, (900, 1100), dtype=np.uint8)
     layer = viewer.add_image(image, name="large", scale=(2, 2))
     layer.corner_pixels = np.array([[100, 200], [799, 899]])
-    panel = restore("Deblur", preview=True)
+    restore("Deblur", preview=True)
     result = viewer.layers["large preview"]
     assert result.data.shape == (512, 512)
     middle = layer.data_to_world((449.5, 549.5))
     assert_allclose(result.data_to_world((255.5, 255.5)), middle, atol=2.1)
-    panel.preview()
-    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
-    assert [layer.name for layer in viewer.layers] == ["large", "large preview"]
+
+
+def test_the_next_preview_takes_the_layer_of_the_last(viewer, restore, fake_prior, qtbot):
+    def preview():
+        panel.preview()
+        qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+        return panel._preview_layer
+
+    image = np.random.default_rng(0).integers(0, 255, (90, 110), dtype=np.uint8)
+    layer = viewer.add_image(image, name="small", scale=(2, 2))
+    # Not a preview, though called one.
+    viewer.add_image(image, name="small preview", visible=False)
+    panel = restore("Deblur", preview=True, image=layer)
+    first = panel._preview_layer
+    assert first.name == "small preview [1]"
+    first.name, first.visible = "mine", False
+    layer.corner_pixels = np.array([[10, 20], [49, 69]])
+    assert preview() is first
+    assert first.visible
+    assert first.data.shape == (40, 50)
+    assert_allclose(first.translate, (20, 40))
+    assert first.metadata["napari-dmsp"]["region"] == [[10, 50], [20, 70]]
+    # Another type takes another layer, and so does one that was removed.
+    panel.advanced.output.value = "same as input"
+    second = preview()
+    assert second is not first
+    assert len(viewer.layers) == 3
+    viewer.layers.remove(second)
+    assert preview() is viewer.layers[-1]
+    assert len(viewer.layers) == 3
+
+
+@pytest.mark.parametrize("what", ["nothing", "layer removed", "viewer closed"])
+def test_a_new_layer_is_made_in_turns(viewer, restore, fake_prior, grey_image, qtbot, what):
+    viewer.add_image(grey_image, name="step")
+    panel = restore("Deblur")
+    assert viewer.layers["step deblurred"].visible
+    panel._call = panel._make_call(preview=False)
+    panel._layer, panel._name = None, "other"
+    panel._show_plane(0, grey_image.astype(np.float32))
+    layer = panel._layer
+    assert layer not in viewer.layers
+    if what == "viewer closed":
+        viewer.close()
+        qtbot.wait(100)
+        assert layer not in viewer.layers
+        return
+    qtbot.waitUntil(lambda: layer in viewer.layers)
+    assert not layer.visible
+    if what == "layer removed":
+        viewer.layers.remove(layer)
+    qtbot.waitUntil(lambda: layer.visible)
+    assert len(viewer.layers) == (2 if what == "layer removed" else 3)
 
 
 def test_region_of_a_shape_and_its_script(viewer, restore, grey_image):
@@ -92,6 +142,48 @@ def test_script_of_a_stack_in_another_order(viewer, restore, grey_image):
     result = viewer.layers["stack deblurred"]
     assert result.data.shape == stack.shape
     assert_array_equal(repeated(viewer, panel), result.data)
+
+
+def test_axes_can_be_chosen(viewer, restore, grey_image, qtbot):
+    stack = np.stack([grey_image, grey_image[::-1], 255 - grey_image]).transpose(1, 0, 2)[:, None]
+    viewer.add_image(grey_image, name="flat")
+    panel = restore("Deblur")
+    assert panel.inputs.axes.native.isHidden()
+    assert panel.inputs.channels.native.isHidden()
+    layer = viewer.add_image(
+        stack, name="stack", scale=(2, 9, 3, 4), axis_labels=("y", "t", "c", "x"), rgb=False
+    )
+    panel.inputs.image.value = layer
+    assert not panel.inputs.axes.native.isHidden()
+    assert panel._plan.value.startswith("Planes in axes c, x: 3 ×")
+    assert panel.inputs.axes.choices == ((), (0, 3))
+    assert panel.inputs.channels.native.isHidden()
+    panel.inputs.axes.value = (0, 3)
+    assert panel.inputs.channels.choices == ((), (2,))
+    assert panel.inputs.planes.choices == ((), (2,))
+    assert panel._plan.value.startswith("Planes in axes y, x: 64 × 56 grey")
+    panel.inputs.planes.value = (2,)
+    for channels, text in ((), "3 planes"), ((2,), "y, x, colours along c: 64 × 56 colour"):
+        panel.inputs.channels.value = channels
+        assert text in panel._plan.value
+        assert panel.inputs.planes.native.isHidden() == bool(channels)
+        panel.run()
+        qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
+        result = viewer.layers[-1]
+        assert result.data.shape == stack.shape
+        assert not result.rgb
+        assert_allclose(result.extent.world, layer.extent.world)
+        assert result.axis_labels == layer.axis_labels
+        settings = result.metadata["napari-dmsp"]["settings"]
+        assert settings["channel_axis"] == (1 if channels else None)
+        assert_array_equal(repeated(viewer, panel), result.data)
+    viewer.layers["stack"].data = np.zeros((64, 9, 3, 56))
+    panel.reset_choices()
+    assert sorted(panel.inputs.axes.choices) == [(), (0, 1), (0, 3), (1, 3)]
+    # What another image does not have is not chosen any more.
+    panel.inputs.image.value = viewer.layers["flat"]
+    assert panel.inputs.axes.value == panel.inputs.channels.value == ()
+    assert panel.inputs.axes.native.isHidden()
 
 
 def test_script_of_a_run_that_was_stopped(qtbot, viewer, grey_image):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import dataclass
+from functools import partial
+from weakref import ref
 
 import numpy as np
 import pytest
 import torch
 from qtpy.QtCore import QThreadPool
+from qtpy.QtWidgets import QWidget
 
 from napari_dmsp._worker import Outcome, Runner
 from napari_dmsp.core import DmspError
@@ -202,6 +206,61 @@ def test_planes_one_after_the_other(qtbot, log):
     wait_until_over(qtbot, log)
     assert [done.plane for done in log.done] == [0, 1, 2]
     assert [p.plane for p in log.progress] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_steps_are_taken_before_the_result(qtbot, log):
+    def on_progress(progress):
+        if progress.evaluation == 1:
+            log.runner.in_turns(partial(steps.append, "first"), partial(steps.append, "second"))
+        elif not steps:
+            early.append(progress)
+
+    steps, early = [], []
+    log.runner = Runner(on_progress, lambda done: steps.append("done"), log.on_outcome)
+    job = FakeJob()
+    log.start(lambda: job)
+    qtbot.waitUntil(lambda: steps == ["first"])
+    # The run waits for them.
+    assert not job.started.is_set()
+    job.go.set()
+    wait_until_over(qtbot, log)
+    assert steps == ["first", "second", "done"]
+    assert early == []
+
+
+def test_steps_left_at_the_end_are_taken(qtbot, log):
+    steps = []
+    log.runner = Runner(log.on_progress, log.on_done, lambda _: steps.append("end"))
+    log.runner.start([quick_job])
+    log.runner.in_turns(*(partial(steps.append, number) for number in range(50)))
+    wait_until_over(qtbot, log)
+    assert steps == [*range(50), "end"]
+    log.runner.in_turns(partial(steps.append, "late"))
+    log.runner.close()
+    qtbot.wait(50)
+    assert steps[-1] == "end"
+
+
+def test_a_widget_that_goes_closes_the_runner_but_does_not_keep_it(qtbot):
+    def ignore(_):
+        pass
+
+    widgets = [QWidget(), QWidget()]
+    job = FakeJob()
+    idle, busy = Runner(ignore, ignore, ignore), Runner(ignore, ignore, ignore)
+    for runner, widget in zip((idle, busy), widgets, strict=True):
+        runner.close_with(widget)
+    busy.start([lambda: job])
+    gone, kept = ref(idle), ref(busy)
+    del idle, busy, runner
+    gc.collect()
+    assert gone() is None
+    qtbot.waitUntil(job.started.is_set)
+    for widget in widgets:
+        widget.deleteLater()
+    qtbot.waitUntil(lambda: kept().closed)
+    job.go.set()
+    qtbot.waitUntil(lambda: not Runner._kept)
 
 
 def test_a_plane_that_cannot_be_restored_is_left_out(qtbot, log):

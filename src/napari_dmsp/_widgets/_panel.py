@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,8 +28,19 @@ from qtpy.QtWidgets import QApplication, QLabel, QSizePolicy
 from superqt import QCollapsible
 
 from .._calls import Call, LayerPsf, ShapedPsf, Steps, describe
-from .._layers import Region, other_axes, select, shape_region, visible_region
-from .._preferences import DEVICES, OUTPUTS, read_preferences
+from .._layers import (
+    Axes,
+    Region,
+    full_resolution,
+    long_axes,
+    plane_axes,
+    renew,
+    select,
+    shape_region,
+    visible_region,
+)
+from .._preferences import DEVICES, OUTPUTS, TILES, read_preferences
+from .._tiles import BASE_BYTES, CPU_TILE, memory_bytes, spans
 from .._weights import prior_files
 from .._worker import Done, Outcome, Progress, Runner
 from ._priors import priors_changed
@@ -38,16 +51,19 @@ if TYPE_CHECKING:
 
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
 SECONDS_PER_MEGAPIXEL = 2.5
-# Of memory: what the solver and the network take, and what torch takes.
-GIGABYTES_PER_MEGAPIXEL, GIGABYTES = 0.6, 0.3
 # Sides of what Preview restores at most: a few seconds' work.
 PREVIEW = 512
 # What surrounds a region restores its edges as well as its middle.
 MARGIN = 24
+# As in `core.inputs`, which cannot be asked without loading torch.
+MIN_SIDE = 8
 
 WHOLE, VISIBLE = "whole image", "visible area"
 OWN_PRIOR = "from a file"
 LABEL_WIDTH = 88
+
+# What is shown, and axes of a layer.
+AxesChoice = tuple[str, tuple[int, ...]]
 
 
 class RunPanel(Container[Widget]):
@@ -79,6 +95,8 @@ class RunPanel(Container[Widget]):
     # Pixels around a region; multiples of pixels that a region begins at.
     margin: ClassVar[int] = 0
     align: ClassVar[int] = 1
+    # Whether it can restore colours.
+    colours: ClassVar[bool] = True
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
@@ -88,6 +106,7 @@ class RunPanel(Container[Widget]):
         self._call: Call | None = None
         self._done: dict[Steps, dict[str, Any]] = {}
         self._layer: Image | None = None
+        self._previews = False
         self._preview_layer: Image | None = None
         self._name = ""
         self._seconds_per_megapixel: float | None = None
@@ -143,14 +162,30 @@ class RunPanel(Container[Widget]):
             tooltip="All of the image, what is on screen, or the rectangle drawn in a shapes "
             "layer that is selected there or was drawn last.",
         )
+        self._axes = ComboBox(
+            name="axes",
+            label="Axes",
+            choices=self._axes_choices,
+            tooltip="The axes of a plane, its rows and its columns.",
+        )
+        self._channels = ComboBox(
+            name="channels",
+            label="Channels",
+            choices=self._channel_choices,
+            tooltip="Whether the steps of an axis of length 3 are separate planes, or red, green "
+            "and blue of a plane.",
+        )
         self._planes = ComboBox(
             name="planes",
             label="Planes",
             choices=self._plane_choices,
-            tooltip="Every plane is restored by itself, with its own noise level. Which axes a "
-            "plane has follows the axes on screen.",
+            tooltip="Every plane is restored by itself, with its own noise level.",
         )
-        return [self._image, *self.task_widgets(), self._noise, self._region, self._planes]
+        # Here, so that it is before `refresh`, which is called for all that is returned.
+        for choice in (self._image, self._axes, self._channels):
+            choice.changed.connect(self._offer_axes)
+        choices = [self._region, self._axes, self._channels, self._planes]
+        return [self._image, *self.task_widgets(), self._noise, *choices]
 
     def _advanced_widgets(self) -> list[Widget]:
         self._prior = ComboBox(
@@ -174,6 +209,13 @@ class RunPanel(Container[Widget]):
             choices=list(DEVICES),
             value=self._preferences.device,
         )
+        self._tile = ComboBox(
+            name="tile",
+            label="Tile",
+            choices=list(TILES),
+            value=self._preferences.tile,
+            tooltip="Side in pixels of what the network takes at once; less needs less memory.",
+        )
         self._background = optional_number(
             "background", "Background", "Intensity of black in the image's units."
         )
@@ -191,6 +233,7 @@ class RunPanel(Container[Widget]):
             self._evaluations,
             self._seed,
             self._device,
+            self._tile,
             self._background,
             self._output,
         ]
@@ -201,20 +244,18 @@ class RunPanel(Container[Widget]):
         self._stop_button.changed.connect(self.stop)
         self._cancel_button.changed.connect(self.cancel)
         self._script_button.changed.connect(self.copy_script)
-        self._image.changed.connect(self._planes.reset_choices)
         for part in (self.inputs, self.advanced):
             part.changed.connect(self.refresh)
         dims = self._viewer.dims.events
+        dims.order.connect(self._offer_axes)
         for event in (dims.current_step, dims.order):
             event.connect(self.refresh)
-        dims.order.connect(self._planes.reset_choices)
         # Since napari 0.9 the camera belongs to the scene.
         camera = getattr(self._viewer, "scene", self._viewer).camera
         camera.events.connect(self._follow_camera)
         priors_changed.connect(self._prior.reset_choices)
         self.native_parent_changed.connect(self._cancel_without_dock)
-        # Called when the panel is half gone, so this must neither need it nor keep it alive.
-        self.native.destroyed.connect(lambda _=None, runner=self._runner: runner.close())
+        self._runner.close_with(self.native)
 
     # What a task says.
 
@@ -270,6 +311,12 @@ class RunPanel(Container[Widget]):
         return layer
 
     @property
+    def axes(self) -> Axes:
+        """The axes of a plane in the layer to restore: those on screen, or those chosen."""
+        assert self.image is not None
+        return self._axes.value or plane_axes(self.image, self._viewer.dims)
+
+    @property
     def running(self) -> bool:
         """Whether a run goes on."""
         return self._runner.running
@@ -322,7 +369,8 @@ class RunPanel(Container[Widget]):
         self._plan.value = problem or forecast
         self._report.visible = bool(self._report.value)
         self._script_button.visible = bool(self.script)
-        self._planes.visible = len(self._planes.choices) > 1
+        for choice in (self._axes, self._channels, self._planes):
+            choice.visible = len(choice.choices) > 1
         self._prior_file.visible = self._prior.value == OWN_PRIOR
 
     def _start(self, preview: bool) -> None:
@@ -337,10 +385,8 @@ class RunPanel(Container[Widget]):
             self.refresh()
             return
         assert self.image is not None
-        self._done, self._layer = {}, None
+        self._done, self._layer, self._previews = {}, None, preview
         self._name = f"{self.image.name} {'preview' if preview else self.result_title}"
-        if preview and self._preview_layer in self._viewer.layers:
-            self._viewer.layers.remove(self._preview_layer)
         self._bar.value, self._bar.visible = 0, True
         # Not a busy bar: every frame of it makes the canvas be composed anew, too.
         self._bar.max = 1
@@ -353,6 +399,7 @@ class RunPanel(Container[Widget]):
         layer, dims = self.image, self._viewer.dims
         if layer is None:
             raise ValueError("Open an image.")
+        (colours,) = self._channels.value or (None,)
         psf = self.psf()
         arguments = self.task_arguments() | {
             "noise_sigma": read_number(self._noise),
@@ -362,11 +409,14 @@ class RunPanel(Container[Widget]):
             "background": read_number(self._background),
             "seed": self._seed.value,
             "device": self._device.value,
+            "tile": TILES[self._tile.value],
         }
         selection = select(
             layer,
             dims,
-            region=visible_region(layer, dims, PREVIEW) if preview else self._chosen_region(),
+            axes=self.axes,
+            colours=colours,
+            region=self._visible_region(PREVIEW) if preview else self._chosen_region(),
             along=() if preview or self._planes.value is None else self._planes.value,
             margin=self.margin,
             align=self.align,
@@ -388,39 +438,81 @@ class RunPanel(Container[Widget]):
         if self._region.value == WHOLE:
             return None
         if self._region.value == VISIBLE:
-            return visible_region(self.image, self._viewer.dims)
-        return shape_region(self._region.value, self.image, self._viewer.dims)
+            return self._visible_region()
+        return shape_region(self._region.value, self.image, self.axes)
+
+    def _visible_region(self, most: int | None = None) -> Region:
+        assert self.image is not None
+        return visible_region(self.image, self._viewer.dims, self.axes, most)
 
     def _regions(self, _: object = None) -> list[tuple[str, Any]]:
         return [(WHOLE, WHOLE), (VISIBLE, VISIBLE), *self.shapes_layers()]
 
-    def _plane_choices(self, _: object = None) -> list[tuple[str, tuple[int, ...]]]:
+    def _axes_choices(self, _: object = None) -> list[AxesChoice]:
+        if self.image is None:
+            return [("as displayed", ())]
+        labels = long_axes(self.image, least=MIN_SIDE)
+        pairs = list(combinations(labels, 2))
+        if pairs == [plane_axes(self.image, self._viewer.dims)]:
+            pairs = []
+        return [("as displayed", ()), *((f"{labels[a]}, {labels[b]}", (a, b)) for a, b in pairs)]
+
+    def _channel_choices(self, _: object = None) -> list[AxesChoice]:
+        layer, separate = self.image, ("separate planes", ())
+        if layer is None or layer.rgb or not self.colours:
+            return [separate]
+        others = long_axes(layer, without=self.axes).items()
+        sizes = full_resolution(layer).shape
+        threes = [(f"colours along {label}", (a,)) for a, label in others if sizes[a] == 3]
+        return [separate, *threes]
+
+    def _plane_choices(self, _: object = None) -> list[AxesChoice]:
         if self.image is None:
             return [("the one shown", ())]
-        axes = other_axes(self.image, self._viewer.dims)
+        axes = long_axes(self.image, without=(*self.axes, *(self._channels.value or ())))
         single = [(f"all along {label}", (axis,)) for axis, label in axes.items()]
         every = [("all", tuple(axes))] if len(axes) > 1 else []
         return [("the one shown", ()), *single, *every]
 
+    def _offer_axes(self, *_: object) -> None:
+        """Offer the axes of the image; each choice is of those that the ones before leave."""
+        for choice in (self._axes, self._channels, self._planes):
+            choice.reset_choices()
+
     def _forecast(self, call: Call) -> str:
-        selection, kind = call.selection, "colour" if call.selection.rgb else "grey"
+        selection = call.selection
+        kind = "grey" if selection.colours is None else "colour"
         planes = len(selection.planes)
         megapixels = math.prod(selection.read_shape) * self.magnification() ** 2 / 1e6
         evaluations = call.arguments["iterations"] or self.evaluations[self._method.value]
         measured = self._seconds_per_megapixel
         seconds = (measured or SECONDS_PER_MEGAPIXEL) * megapixels * evaluations * planes
         count, in_all = (f"{planes} planes of ", " in all") if planes > 1 else ("", "")
-        if len(call.selection.axis_labels) > 2:
-            labels = [str(call.selection.axis_labels[axis]) for axis in call.selection.axes]
-            count = f"Planes in axes {labels[0]}, {labels[1]}: {count}"
+        labels = selection.axis_labels
+        if len(labels) > 2:
+            rows, columns = (labels[axis] for axis in selection.axes)
+            along = ""
+            if selection.colours is not None and not selection.rgb:
+                along = f", colours along {labels[selection.colours]}"
+            count = f"Planes in axes {rows}, {columns}{along}: {count}"
         device = self._device_name()
         text = (
             f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels, "
             f"{megapixels * planes:.2g} megapixels{in_all}: {_duration(seconds)}"
             f"{'' if measured or device == 'the GPU' else ' without a GPU'} and "
-            f"{GIGABYTES + GIGABYTES_PER_MEGAPIXEL * megapixels:.1f} GB on {device}."
+            f"{self._memory(call)} on {device}."
         )
         return text + self.remark()
+
+    def _memory(self, call: Call) -> str:
+        """Say how much memory a plane takes, and in which tiles."""
+        rows, columns = (round(n * self.magnification()) for n in call.selection.read_shape[:2])
+        wanted = call.arguments["tile"]
+        tile = CPU_TILE if wanted == "auto" else wanted
+        channels = 1 if call.selection.colours is None and call.task != "demosaic" else 3
+        needed = BASE_BYTES + memory_bytes((rows, columns), channels, tile)
+        count = math.prod(len(spans(n, tile or n)) for n in (rows, columns))
+        return f"{needed / 1e9:.1f} GB{f' in {count} tiles' if count > 1 else ''}"
 
     def _device_name(self) -> str:
         name: str = self._device.value
@@ -515,17 +607,37 @@ class RunPanel(Container[Widget]):
     def _show_plane(self, plane: int, image: NDArray[Any]) -> None:
         assert self._call is not None
         selection = self._call.selection
-        steps = selection.planes[plane]
+        target = selection.target(selection.planes[plane])
         if self._layer is None:
             data = selection.blank(image)
-            data[selection.target(steps)] = image
-            options = selection.options_for(image.shape, rgb=image.ndim == 3)
-            self._layer = self._viewer.add_image(data, name=self._name, **options)
-            if self._name.endswith(" preview"):
-                self._preview_layer = self._layer
+            data[target] = image
+            options = selection.options_for(image) | {"name": self._name}
+            self._layer = self._show_preview(data, options) or self._show_new(data, options)
         elif self._layer in self._viewer.layers:
-            self._layer.data[selection.target(steps)] = image
+            self._layer.data[target] = image
             self._layer.refresh()
+
+    def _show_preview(self, data: NDArray[Any], options: dict[str, Any]) -> Image | None:
+        """Show a preview in the layer of the last one, if it can be."""
+        layer = self._preview_layer
+        if not self._previews or layer not in self._viewer.layers:
+            return None
+        if renew(layer, data, options | {"visible": True}):
+            return layer
+        self._viewer.layers.remove(layer)
+        return None
+
+    def _show_new(self, data: NDArray[Any], options: dict[str, Any]) -> Image:
+        from napari.layers import Image
+
+        # To make a layer, to add it and to draw it takes napari too long at once.
+        layer = Image(data, visible=False, **options)
+        self._runner.in_turns(
+            partial(self._viewer.add_layer, layer), partial(setattr, layer, "visible", True)
+        )
+        if self._previews:
+            self._preview_layer = layer
+        return layer
 
 
 def is_psf(layer: Image) -> bool:

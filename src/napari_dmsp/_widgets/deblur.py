@@ -101,11 +101,11 @@ class DeblurPanel(RunPanel):
     def psf(self) -> ShapedPsf | LayerPsf | None:
         """Return the point spread function, or None if it is unknown."""
         assert self.image is not None
-        kind, dims = self._psf.value, self._viewer.dims
+        kind = self._psf.value
         if kind == "unknown":
             return None
         if kind == "Gaussian":
-            size = pixel_size(self.image, dims) if self._unit.value == "µm" else (1.0, 1.0)
+            size = pixel_size(self.image, self.axes) if self._unit.value == "µm" else (1.0, 1.0)
             height, width = (round(self._sigma.value / side, 6) for side in size)
             return ShapedPsf("gaussian_psf", ((height, width),))
         if kind == "motion":
@@ -113,7 +113,7 @@ class DeblurPanel(RunPanel):
         if kind == "drawn line":
             if self._line.value is None:
                 raise ValueError("Draw the path of the motion as a line in a shapes layer.")
-            length, angle = drawn_motion(self._line.value, self.image, dims)
+            length, angle = drawn_motion(self._line.value, self.image, self.axes)
             return ShapedPsf("motion_psf", (round(length, 2), round(angle, 2)))
         return self._layer_psf()
 

@@ -21,6 +21,7 @@ class DemosaicPanel(RunPanel):
     result_title = "demosaiced"
     # A multiple of the periods of all patterns: 2, 4 and 6.
     margin, align = MARGIN, 12
+    colours = False
 
     def task_widgets(self) -> list[Widget]:
         """Make the inputs of the colour filter array and the levels of the sensor."""

@@ -6,7 +6,6 @@ import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from magicgui.types import FileDialogMode
 from magicgui.widgets import (
@@ -124,9 +123,7 @@ class TrainPanel(Container[Widget]):
         priors_changed.connect(self.reset_choices)
         self._viewer.events.theme.connect(self._paint_plot)
         self.native_parent_changed.connect(self._leave_without_dock)
-        # Called when the panel is half gone, and a runner that does not run maybe too.
-        runner = ref(self._runner)
-        self.native.destroyed.connect(lambda: _close(runner))
+        self._runner.close_with(self.native)
 
     # What can be chosen.
 
@@ -298,12 +295,6 @@ class TrainPanel(Container[Widget]):
 
         if self._plot is not None and not self._runner.closed:
             self._plot.paint(get_theme(self._viewer.theme))
-
-
-def _close(runner: ref[TrainRunner]) -> None:
-    alive = runner()
-    if alive is not None:
-        alive.close()
 
 
 def _stack(layer: Image) -> Stack:

@@ -2,7 +2,7 @@
 
 from .._weights import priors_folder
 from .errors import DmspError
-from .inputs import read_input
+from .inputs import Reference, read_input
 from .job import Job, Problem, Restoration, prepare, run
 from .prior import Prior, available_priors, load_prior, mean_shift
 from .restore import (
@@ -20,6 +20,7 @@ __all__ = [
     "Job",
     "Prior",
     "Problem",
+    "Reference",
     "Restoration",
     "State",
     "available_priors",

@@ -53,20 +53,25 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def explain_failures(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
-    """Turn what the machine cannot do into a `DmspError` with a remedy."""
+def explain_failures(
+    device: torch.device, shape: Sequence[int], needed: int | None = None
+) -> Iterator[None]:
+    """Turn what the machine cannot do into a `DmspError` with a remedy; ``needed`` is in bytes."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise DmspError(f"the restoration failed on {device}: {error}") from error
+        estimate = "" if needed is None else f", which need about {needed / 1e9:.2g} GB"
         raise DmspError(
-            f"out of memory on {device} for an image of {shape[0]} x {shape[1]} pixels; "
-            "restore a smaller region, or choose another device."
+            f"out of memory on {device} for an image of {shape[0]} x {shape[1]} pixels{estimate}; "
+            "restore a smaller region, give a smaller tile=, or choose another device; "
+            "napari_dmsp.scale restores images of any size part by part."
         ) from error
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         "not enough memory" in str(error) or "can't allocate memory" in str(error)
     )

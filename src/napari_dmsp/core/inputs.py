@@ -13,8 +13,10 @@ from torch import Tensor
 
 from .device import explain_failures, pick_device
 from .errors import DmspError
+from .noise import ShotLine
 from .operators import fill_gaps
 from .prior import Denoiser, Prior, available_priors, load_prior
+from .tiling import Tile, pick_tile
 
 METHODS = ("annealed", "sgd")
 MIN_SIDE = 8
@@ -25,7 +27,7 @@ DARK, BLOCK = 0.1, 4
 
 
 class Options(TypedDict, total=False):
-    """What all tasks share; explained in `deblur`."""
+    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`."""
 
     noise_sigma: float | None
     mask: ArrayLike | None
@@ -36,6 +38,8 @@ class Options(TypedDict, total=False):
     background: float | None
     seed: int
     device: str
+    tile: Tile
+    reference: Reference | None
 
 
 DEFAULTS = Options(
@@ -48,6 +52,8 @@ DEFAULTS = Options(
     background=None,
     seed=0,
     device="auto",
+    tile="auto",
+    reference=None,
 )
 
 
@@ -106,6 +112,28 @@ class Units:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What an image says that its parts must share, so that they can be restored one by one.
+
+    Attributes
+    ----------
+    units : Units
+        Black and the range.
+    fluorescence : bool
+        Whether it looks like fluorescence, see `is_fluorescence`.
+    shot : ShotLine, optional
+        How its noise grows with light.
+    encoding : tuple of float, optional
+        Gains of red, green and blue, and the slope of the curve, of a linear mosaic.
+    """
+
+    units: Units
+    fluorescence: bool = False
+    shot: ShotLine | None = None
+    encoding: tuple[float, float, float, float] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Input:
     """What the user gave, checked and on the scale of the prior.
@@ -116,6 +144,8 @@ class Input:
         (B, C, H, W), gaps filled.
     kept : Tensor or None
         1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
+    tile : int or None
+        Greatest side of what the denoiser takes at once.
     fluorescence : bool
         Whether the image looks like fluorescence, see `is_fluorescence`.
     """
@@ -125,6 +155,7 @@ class Input:
     units: Units
     model: Prior
     options: Options
+    tile: int | None = None
     fluorescence: bool = False
 
     @property
@@ -141,6 +172,11 @@ class Input:
     def literal(self) -> bool:
         """Whether the user wants the published descent."""
         return self.options["method"] == "sgd"
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the image must share with others, if it is a part of something."""
+        return self.options["reference"]
 
     @property
     def noise_sigma(self) -> float | None:
@@ -160,20 +196,29 @@ def read_input(
     check_options(options)
     axis = options["channel_axis"]
     mask = check_mask(options["mask"], image, axis)
-    values = check_image(image, axis, mask)
+    reference = options["reference"]
+    values = check_image(image, axis, mask, constant=reference is not None)
     target = pick_device(options["device"])
-    fluorescence = not mosaic and is_fluorescence(values)
+    if reference is not None:
+        fluorescence = reference.fluorescence
+    else:
+        fluorescence = not mosaic and is_fluorescence(values)
     model = pick_prior(options, 3 if mosaic else len(values), fluorescence)
     if mosaic and model.channels == 1:
         raise DmspError(f"prior={model.name!r} is for grey images; a mosaic needs one for colour.")
-    units = Units.of(
-        np.asarray(image).dtype,
-        values,
-        -1 if mosaic else axis,
-        options["background"],
-        model.channels == 1,
-        white,
-        fluorescence,
+    tile = pick_tile(options["tile"], model.denoiser, target)
+    units = (
+        reference.units
+        if reference is not None
+        else Units.of(
+            np.asarray(image).dtype,
+            values,
+            -1 if mosaic else axis,
+            options["background"],
+            model.channels == 1,
+            white,
+            fluorescence,
+        )
     )
     with explain_failures(target, values.shape[1:]):
         observed = units.to_tensor(values).to(target)
@@ -181,7 +226,8 @@ def read_input(
         if mask is not None:
             plane = torch.from_numpy(~mask).to(observed)
             kept = plane[:, None] if units.planes else plane[None]
-        return Input(observed, kept, units, model.to(target), options, fluorescence)
+        model = model.to(target).tiled(tile)
+        return Input(observed, kept, units, model, options, tile, fluorescence)
 
 
 def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
@@ -250,9 +296,15 @@ def check_mask(
 
 
 def check_image(
-    image: ArrayLike, channel_axis: int | None, mask: NDArray[np.bool_] | None = None
+    image: ArrayLike,
+    channel_axis: int | None,
+    mask: NDArray[np.bool_] | None = None,
+    constant: bool = False,
 ) -> NDArray[np.float64]:
-    """Return the image as (C, H, W) float64, with the gaps that the mask marks filled."""
+    """Return the image as (C, H, W) float64, with the gaps that the mask marks filled.
+
+    ``constant`` says whether all pixels may be the same.
+    """
     array = np.asarray(image)
     if array.size == 0:
         raise DmspError(f"the image is empty, its shape is {array.shape}.")
@@ -290,7 +342,7 @@ def check_image(
             f"the image has {bad} NaN or infinite pixels; restore them too, with "
             "mask=~np.isfinite(image), or replace them first."
         )
-    if values.min() == values.max():
+    if not constant and values.min() == values.max():
         raise DmspError(f"the image is constant ({values.min():g}): there is nothing to restore.")
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._tiles import memory_bytes
 from .device import explain_failures
-from .inputs import Input
-from .noise import is_sharp, noise_bounds
+from .inputs import Input, Reference
+from .noise import ShotLine, is_sharp, noise_bounds
 from .operators import Operator
 from .solvers import DAE_SIGMA, State, iterate_annealed, iterate_sgd
+from .tiling import bytes_per_pixel
 
 SGD_ITERATIONS = 300
 
@@ -33,7 +36,7 @@ class Schedule:
         Evaluations of the denoiser by `iterate_annealed`.
     sigma_start, sigma_end, end_ratio, kappa : float
         As for `iterate_annealed`.
-    denoise_last : bool
+    momentum, denoise_last : float, bool
         As for `iterate_annealed`.
     sgd_noise : tuple of float, optional
         First and last noise level that `iterate_sgd` assumes where none is given; by default it
@@ -45,12 +48,13 @@ class Schedule:
     sigma_end: float = 1 / 255
     end_ratio: float = 0.7
     kappa: float = 0.3
+    momentum: float = 0.0
     denoise_last: bool = False
     sgd_noise: tuple[float, float] | None = None
 
 
 BLURRED = Schedule()
-FLUORESCENCE = Schedule(denoise_last=True)
+FLUORESCENCE = Schedule(iterations=36, kappa=0.2, momentum=0.7, denoise_last=True)
 # Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
 SHARP = Schedule(
     iterations=30, sigma_end=5 / 255, end_ratio=1.0, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0)
@@ -80,6 +84,10 @@ class Problem:
         From estimates to images on the scale of the user's, where the samples are encoded.
     slope : float
         How much larger their noise is then than that of the user's image.
+    shot : ShotLine, optional
+        How the noise grows with light, if the samples are weighted for it.
+    gains : tuple of float, optional
+        Of the colours of the samples, where they are encoded.
     """
 
     operator: Operator
@@ -89,6 +97,13 @@ class Problem:
     psf: Tensor | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
+    shot: ShotLine | None = None
+    gains: tuple[float, float, float] | None = None
+
+    def reference(self, given: Input) -> Reference:
+        """Return what parts of the image must share."""
+        encoding = None if self.gains is None else (*self.gains, self.slope)
+        return Reference(given.units, given.fluorescence, self.shot, encoding)
 
     @classmethod
     def of(
@@ -134,6 +149,7 @@ class Problem:
                 sigma_end=schedule.sigma_end,
                 end_ratio=schedule.end_ratio,
                 kappa=schedule.kappa,
+                momentum=schedule.momentum,
                 denoise_last=schedule.denoise_last,
                 **common,
             )
@@ -186,10 +202,13 @@ class Job:
         Evaluations of the denoiser that a full run takes.
     settings : dict
         Everything needed to repeat the run.
+    reference : Reference
+        What parts of the image must share, to be restored one by one.
     """
 
     total: int
     settings: dict[str, Any]
+    reference: Reference
     _input: Input = field(repr=False)
     _steps: Callable[[torch.Generator], Iterator[State]] = field(repr=False)
 
@@ -203,7 +222,8 @@ class Job:
         """
         units = self._input.units
         generator = torch.Generator().manual_seed(self.settings["seed"])
-        with explain_failures(self._input.observed.device, self._input.shape):
+        needed = estimate_memory(self.settings, self._input)
+        with explain_failures(self._input.observed.device, self._input.shape, needed):
             for state in self._steps(generator):
                 yield replace(
                     state,
@@ -237,7 +257,21 @@ def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
         The degradation.
     """
     total = evaluations(given, problem.schedule)
-    return Job(total, settings | describe(given, total), given, partial(problem.states, given))
+    return Job(
+        total,
+        settings | describe(given, total),
+        problem.reference(given),
+        given,
+        partial(problem.states, given),
+    )
+
+
+def estimate_memory(settings: dict[str, Any], given: Input) -> int:
+    """Return the bytes that a run takes, besides torch itself."""
+    scale = settings.get("scale", 1)
+    shape = round(given.shape[0] * scale), round(given.shape[1] * scale)
+    channels = 3 if settings["task"] == "demosaic" else math.prod(given.observed.shape[:2])
+    return memory_bytes(shape, channels, given.tile, bytes_per_pixel(given.model.denoiser))
 
 
 def evaluations(given: Input, schedule: Schedule) -> int:
@@ -260,6 +294,7 @@ def describe(given: Input, iterations: int) -> dict[str, Any]:
         "prior": model.name,
         "prior_sha256": model.sha256,
         "device": str(given.observed.device),
+        "tile": given.tile,
         "version": version("napari-dmsp"),
     }
 

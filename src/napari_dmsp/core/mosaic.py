@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,16 @@ class Mosaic:
         """Spread (B, 1, H, W) over the channels."""
         return self.weights * y
 
-    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 0.0) -> Tensor:
-        """Solve exactly, pixel by pixel; ``x0`` and ``tolerance`` are not needed.
+    def solve(
+        self,
+        b: Tensor,
+        lam: float,
+        c: float,
+        x0: Tensor,
+        tolerance: float = 0.0,
+        max_steps: int | None = None,
+    ) -> Tensor:
+        """Solve exactly, pixel by pixel; ``x0`` and what follows are not needed.
 
         The matrix of one pixel is the identity and a matrix of rank one (Sherman, Morrison).
         """
@@ -197,16 +205,21 @@ class Encoding:
     ----------
     gains : Tensor
         Factors (3, 1, 1) of red, green and blue.
+    slope : float
+        How much larger noise becomes: root mean square of the derivative.
     """
 
     gains: Tensor
+    slope: float
 
     @classmethod
     def of(cls, y: Tensor, weights: Tensor) -> Encoding:
         """Balance a mosaic (B, 1, H, W) on 0..1 for a grey world: equal means of all colours."""
         means = (weights * y).sum((0, 2, 3)) / (weights.sum((1, 2)) * y.shape[0])
         gains = (means.max() / means.clamp_min(1e-3)).clamp(max=MAX_GAIN)
-        return cls(gains[:, None, None])
+        encoding, step = cls(gains[:, None, None], 1.0), 1e-3
+        change = encoding.encode(y + step, weights) - encoding.encode(y, weights)
+        return replace(encoding, slope=float(change.square().mean().sqrt()) / step)
 
     def encode(self, y: Tensor, weights: Tensor) -> Tensor:
         """Encode a mosaic."""
@@ -218,9 +231,3 @@ class Encoding:
         """Undo it for colours (B, 3, H, W)."""
         curved = ((x.clamp_min(SLOPE * KNEE) + 0.099) / 1.099) ** (1 / 0.45)
         return torch.where(x > SLOPE * KNEE, curved, x / SLOPE) / self.gains
-
-    def slope(self, y: Tensor, weights: Tensor) -> float:
-        """How much larger noise becomes: root mean square of the derivative at a mosaic."""
-        step = 1e-3
-        change = self.encode(y + step, weights) - self.encode(y, weights)
-        return float(change.square().mean().sqrt()) / step

@@ -17,7 +17,7 @@ class _ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return self.conv2(F.relu(self.conv1(x), inplace=True)).add_(x)
 
 
 def _blocks(width: int, count: int) -> nn.Sequential:
@@ -84,11 +84,16 @@ class UNet(nn.Module):
             skips.append(features)
             features = down(features)
         features = self.bottom(features)
-        for skip, up, decode in reversed(list(zip(skips, self.up, self.decoder, strict=True))):
-            features = decode(up(features) + skip)
+        for up, decode in reversed(list(zip(self.up, self.decoder, strict=True))):
+            features = decode(up(features).add_(skips.pop()))
         # The residual is added at full precision, also under autocast.
         residual = F.pixel_shuffle(self.tail(features).to(x.dtype), 2)
         return x + residual[..., :height, :width]
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Greatest memory for the features of a pixel, measured: five maps of the first width."""
+        return 5 * self.config["widths"][0]
 
 
 class DnCNN(nn.Module):
@@ -122,6 +127,11 @@ class DnCNN(nn.Module):
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Denoise ``x`` (B, C, H, W); ``sigma`` is ignored, the level is fixed by training."""
         return x + self.body(x).to(x.dtype)
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Greatest memory for the features of a pixel, measured: two maps."""
+        return 2 * 4 * self.config["width"]
 
 
 def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

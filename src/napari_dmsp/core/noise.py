@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -132,22 +133,21 @@ def sharp_bounds(y: Tensor) -> tuple[float, float]:
     return math.sqrt(max(most**2 - PATCH_BIAS**2, 0.0)), most
 
 
-def shot_weights(y: Tensor) -> Tensor | None:
-    """Weights (1, 1, H, W) that make the noise of a blurred image alike, if it grows with light.
+def shot_line(y: Tensor) -> ShotLine | None:
+    """Fit the straight line of the intensity that the variance of photons is.
 
-    Photons give a variance that is a straight line of the intensity. The finest diagonal
-    differences of a blurred image hold noise only: their median size in bins of pixels with like
-    surroundings gives the line, and that the variance of every pixel.
+    The finest diagonal differences of a blurred image hold noise only: their median size in bins of
+    pixels with like surroundings gives the variance.
 
     Parameters
     ----------
     y : Tensor
-        Grey image (1, 1, H, W).
+        Grey image (1, 1, H, W), blurred.
 
     Returns
     -------
-    Tensor or None
-        With a mean square of 1; None if the variance differs by less than `SHOT_RATIO`.
+    ShotLine or None
+        None if the variance differs by less than `SHOT_RATIO`.
 
     References
     ----------
@@ -161,11 +161,28 @@ def shot_weights(y: Tensor) -> Tensor | None:
     least = slope * darkest + offset
     if least <= 0 or slope * lightest + offset < SHOT_RATIO * least:
         return None
-    light = gaussian_filter(plane, SHOT_SMOOTHING)
-    # Noise pulls some pixels below the darkest mean: not all that far.
-    weights = 1 / np.sqrt(np.maximum(slope * light + offset, least / 2))
-    weights /= np.sqrt(np.mean(np.square(weights)))
-    return torch.from_numpy(weights).to(y)[None, None]
+    line = ShotLine(slope, offset, least)
+    return replace(line, scale=float(line.weights(y).square().mean().rsqrt()))
+
+
+@dataclass(frozen=True)
+class ShotLine:
+    """Variance as ``slope * intensity + offset``, at least half of ``least``."""
+
+    slope: float
+    offset: float
+    least: float
+    scale: float = 1.0
+
+    def weights(self, y: Tensor) -> Tensor:
+        """Weights of a grey image (1, 1, H, W) that make its noise alike.
+
+        Their mean square is 1 in the image that the line was fitted to.
+        """
+        light = gaussian_filter(y[0, 0].detach().cpu().double().numpy(), SHOT_SMOOTHING)
+        # Noise pulls some pixels below the darkest mean: not all that far.
+        variance = np.maximum(self.slope * light + self.offset, self.least / 2)
+        return torch.from_numpy(self.scale / np.sqrt(variance)).to(y)[None, None]
 
 
 def _noise_line(plane: NDArray[np.float64]) -> tuple[float, float, float, float]:

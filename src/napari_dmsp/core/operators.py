@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import DmspError
+
+# Sizes of unknown images are multiples of it: networks that halve the resolution need no padding.
+STRIDE = 8
 
 
 class Operator(Protocol):
@@ -45,11 +49,19 @@ class Operator(Protocol):
     def adjoint(self, y: Tensor) -> Tensor:
         """Apply the transpose of A."""
 
-    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
+    def solve(
+        self,
+        b: Tensor,
+        lam: float,
+        c: float,
+        x0: Tensor,
+        tolerance: float = 1e-5,
+        max_steps: int | None = None,
+    ) -> Tensor:
         """Return ``(lam * A^T A + c * I)^-1 b``.
 
         An iterative method starts from ``x0`` and stops at a root mean square error of
-        ``tolerance``.
+        ``tolerance``, or after ``max_steps`` where samples are missing at the border only.
         """
 
     def start(self, y: Tensor) -> Tensor:
@@ -99,7 +111,7 @@ class Blur:
     max_steps: int = 50
     extended_shape: tuple[int, int] = field(init=False)
     _transfer: Tensor = field(init=False, repr=False)
-    _weights: Tensor = field(init=False, repr=False)
+    _power: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.psf.ndim != 2 or self.psf.numel() == 0:
@@ -107,13 +119,9 @@ class Blur:
         kh, kw = self.psf.shape
         size = _fast_size(self.shape[0] + kh - 1), _fast_size(self.shape[1] + kw - 1)
         object.__setattr__(self, "extended_shape", size)
-        object.__setattr__(self, "_transfer", torch.fft.rfft2(self.psf, s=size))
-        # How often each column of the half spectrum stands in the full one.
-        columns = torch.full((size[1] // 2 + 1,), 2.0, dtype=self.psf.dtype)
-        columns[0] = 1
-        if size[1] % 2 == 0:
-            columns[-1] = 1
-        object.__setattr__(self, "_weights", columns.to(self.psf.device))
+        transfer = torch.fft.rfft2(self.psf, s=size)
+        object.__setattr__(self, "_transfer", transfer)
+        object.__setattr__(self, "_power", transfer.real.square() + transfer.imag.square())
 
     @property
     def energy(self) -> float:
@@ -126,13 +134,13 @@ class Blur:
         height, width = self.extended_shape
         rows = torch.fft.fftfreq(height).abs() >= 0.25
         columns = torch.fft.rfftfreq(width) >= 0.25
-        power = self._transfer.abs().square().cpu()
+        power = self._power.cpu()
         return float(power[rows][:, columns].mean())
 
     @property
     def norm(self) -> float:
         """Largest squared transfer."""
-        return float(self._transfer.abs().square().max())
+        return float(self._power.max())
 
     @property
     def coverage(self) -> float:
@@ -141,35 +149,59 @@ class Blur:
 
     def forward(self, x: Tensor) -> Tensor:
         """Blur an extended image to (B, C, H, W)."""
-        return self._blur(torch.fft.rfft2(x))
+
+        def blur(mask: Tensor | None, plane: Tensor) -> Tensor:
+            seen = self._seen(mask, self._blur(torch.fft.rfft2(plane)))
+            kh, kw = self.psf.shape
+            return seen[..., kh - 1 : kh - 1 + self.shape[0], kw - 1 : kw - 1 + self.shape[1]]
+
+        return self._each_plane(blur, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Correlate (B, C, H, W) to an extended image."""
-        return torch.fft.irfft2(self._correlate(y), s=self.extended_shape)
-
-    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
-        """Solve on the extended domain; see the class notes."""
-        inverse = 1 / (lam * self.coverage * self._transfer.abs().square() + c)
-
-        def dot(u: Tensor, v: Tensor) -> Tensor:
-            return (self._weights * (u.real * v.real + u.imag * v.imag)).sum()
-
-        def normal(v: Tensor) -> Tensor:
-            return lam * self._correlate(self._blur(v)) + c * v
-
+        kh, kw = self.psf.shape
         height, width = self.extended_shape
-        # The residual's product is at least c |error|^2, and a spectrum's that of H W images.
-        target = tolerance**2 * c * x0.numel() * height * width
-        spectrum = conjugate_gradients(
-            normal,
-            lambda r: inverse * r,
-            dot,
-            torch.fft.rfft2(b),
-            torch.fft.rfft2(x0),
-            target,
-            self.max_steps,
-        )
-        return torch.fft.irfft2(spectrum, s=self.extended_shape)
+        frame = kw - 1, width - kw + 1 - self.shape[1], kh - 1, height - kh + 1 - self.shape[0]
+
+        def correlate(mask: Tensor | None, plane: Tensor) -> Tensor:
+            padded = F.pad(plane if mask is None else mask * plane, frame)
+            return torch.fft.irfft2(self._correlate(padded), s=self.extended_shape)
+
+        return self._each_plane(correlate, y)
+
+    def solve(
+        self,
+        b: Tensor,
+        lam: float,
+        c: float,
+        x0: Tensor,
+        tolerance: float = 1e-5,
+        max_steps: int | None = None,
+    ) -> Tensor:
+        """Solve on the extended domain; see the class notes."""
+        inverse = 1 / (lam * self.coverage * self._power + c)
+        limit = self.max_steps if max_steps is None or self.mask is not None else max_steps
+
+        def solve_plane(mask: Tensor | None, b: Tensor, x0: Tensor) -> Tensor:
+            def normal(v: Tensor) -> Tensor:
+                twice = None if mask is None else mask.square()
+                twice_blurred = self._correlate(self._seen(twice, self._blur(v)))
+                return twice_blurred.mul_(lam).add_(v, alpha=c)
+
+            # The residual's product is at least c |error|^2, and a spectrum's that of H W images.
+            target = tolerance**2 * c * x0.numel() * x0.shape[-2] * x0.shape[-1]
+            spectrum = conjugate_gradients(
+                normal,
+                lambda r: inverse * r,
+                self._dot,
+                torch.fft.rfft2(b),
+                torch.fft.rfft2(x0),
+                target,
+                limit,
+            )
+            return torch.fft.irfft2(spectrum, s=self.extended_shape)
+
+        return self._each_plane(solve_plane, b, x0)
 
     def start(self, y: Tensor) -> Tensor:
         """Continue the observation by its edge, and fill its gaps."""
@@ -190,18 +222,53 @@ class Blur:
         return self.psf.shape[0] // 2, self.psf.shape[1] // 2
 
     def _blur(self, spectrum: Tensor) -> Tensor:
-        kh, kw = self.psf.shape
-        full = torch.fft.irfft2(spectrum * self._transfer, s=self.extended_shape)
-        valid = full[..., kh - 1 : kh - 1 + self.shape[0], kw - 1 : kw - 1 + self.shape[1]]
-        return valid if self.mask is None else self.mask * valid
+        return torch.fft.irfft2(spectrum * self._transfer, s=self.extended_shape)
 
-    def _correlate(self, y: Tensor) -> Tensor:
-        kh, kw = self.psf.shape
-        height, width = self.extended_shape
-        bottom, right = height - kh + 1 - self.shape[0], width - kw + 1 - self.shape[1]
-        observed = y if self.mask is None else self.mask * y
-        padded = F.pad(observed, (kw - 1, right, kh - 1, bottom))
-        return torch.fft.rfft2(padded) * self._transfer.conj()
+    def _correlate(self, extended: Tensor) -> Tensor:
+        return torch.fft.rfft2(extended).mul_(self._transfer.conj())
+
+    def _seen(self, mask: Tensor | None, blurred: Tensor) -> Tensor:
+        """Zero, in place, what was not observed: beyond the valid part, and what the mask says."""
+        top, left = (k - 1 for k in self.psf.shape)
+        bottom, right = top + self.shape[0], left + self.shape[1]
+        blurred[..., :top, :] = 0
+        blurred[..., bottom:, :] = 0
+        blurred[..., :left] = 0
+        blurred[..., right:] = 0
+        if mask is not None:
+            blurred[..., top:bottom, left:right] *= mask
+        return blurred
+
+    def _dot(self, u: Tensor, v: Tensor) -> Tensor:
+        """Inner product of the images of two half spectra, times their number of pixels."""
+
+        def part(a: Tensor, b: Tensor) -> Tensor:
+            return torch.vdot(a.flatten(), b.flatten()).real
+
+        # The other half repeats all columns but those of frequency 0 and of the highest.
+        total = 2 * part(u, v) - part(u[..., 0], v[..., 0])
+        even = self.extended_shape[1] % 2 == 0
+        return total - part(u[..., -1], v[..., -1]) if even else total
+
+    def _each_plane(self, function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+        """Apply ``function(mask, *planes)`` to images (B, C, H, W), plane by plane on a processor.
+
+        One plane stays in its caches: FFTs of three at once take two to three times as long.
+        """
+        if images[0].device.type != "cpu":
+            return function(self.mask, *images)
+        batch, channels = images[0].shape[:2]
+        result = None
+        for i, j in product(range(batch), range(channels)):
+            mask = self.mask
+            if mask is not None:
+                mask = mask.expand(batch, channels, *self.shape)[i : i + 1, j : j + 1]
+            plane = function(mask, *(image[i : i + 1, j : j + 1] for image in images))
+            if result is None:
+                result = plane.new_empty(batch, channels, *plane.shape[-2:])
+            result[i, j] = plane[0, 0]
+        assert result is not None
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,8 +355,16 @@ class Resize:
         observed = y if self.mask is None else self.mask * y
         return self._rows.mT @ observed @ self._columns
 
-    def solve(self, b: Tensor, lam: float, c: float, x0: Tensor, tolerance: float = 1e-5) -> Tensor:
-        """Solve exactly; without a mask ``x0`` and ``tolerance`` are not needed."""
+    def solve(
+        self,
+        b: Tensor,
+        lam: float,
+        c: float,
+        x0: Tensor,
+        tolerance: float = 1e-5,
+        max_steps: int | None = None,
+    ) -> Tensor:
+        """Solve exactly; without a mask ``x0`` and what follows are not needed."""
         if self.mask is None:
             return self._solve_complete(b, lam, c)
         return conjugate_gradients(
@@ -372,7 +447,8 @@ def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _fast_size(size: int) -> int:
-    return int(next_fast_len(size, real=True))
+    """Next multiple of the strides of common networks with a fast FFT."""
+    return STRIDE * int(next_fast_len(-(-size // STRIDE)))
 
 
 def _coverage(mask: Tensor | None) -> float:
@@ -389,17 +465,19 @@ def conjugate_gradients(
     max_steps: int,
 ) -> Tensor:
     """Solve ``normal(x) = b`` from ``x`` until the residual's preconditioned square is small."""
+    x = x.clone()
     residual = b - normal(x)
     preconditioned = precondition(residual)
-    direction, product = preconditioned, dot(residual, preconditioned)
+    direction, product = preconditioned, float(dot(residual, preconditioned))
     for _ in range(max_steps):
         if product <= target:
             break
         image = normal(direction)
-        length = product / dot(direction, image)
-        x = x + length * direction
-        residual = residual - length * image
+        length = product / float(dot(direction, image))
+        x.add_(direction, alpha=length)
+        # Not in place: what preconditions may return what it was given.
+        residual = residual.add(image, alpha=-length)
         preconditioned = precondition(residual)
-        previous, product = product, dot(residual, preconditioned)
-        direction = preconditioned + (product / previous) * direction
+        previous, product = product, float(dot(residual, preconditioned))
+        direction = preconditioned.add(direction, alpha=product / previous)
     return x

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from .._weights import prior_files
 from .device import supports_bf16
 from .errors import DmspError
 from .networks import ARCHITECTURES
+from .tiling import Tiled
 
 Denoiser = Callable[[Tensor, float], Tensor]
 
@@ -101,17 +104,28 @@ class Prior:
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise ``x``."""
-        fast = (
-            self.autocast and supports_bf16(x.device) and sigma >= BF16_NOISE * float(x.abs().max())
-        )
+        fast = self.autocast and supports_bf16(x.device) and sigma >= BF16_NOISE * _peak(x)
         with torch.autocast(x.device.type, torch.bfloat16) if fast else nullcontext():
             return self.denoiser(x, sigma)
 
     def to(self, device: torch.device | str) -> Prior:
-        """Move a network to ``device``; other callables stay as they are."""
-        if isinstance(self.denoiser, torch.nn.Module):
-            self.denoiser.to(device)
-        return self
+        """Put a network on ``device``; other callables stay as they are."""
+        network, device = self.denoiser, torch.device(device)
+        if not isinstance(network, torch.nn.Module):
+            return self
+        if all(parameter.device == device for parameter in network.parameters()):
+            return self
+        # Others may use the network where it is.
+        return replace(self, denoiser=copy.deepcopy(network).to(device))
+
+    def tiled(self, tile: int | None) -> Prior:
+        """Denoise tiles of at most ``tile`` pixels a side, or whole images."""
+        return replace(self, denoiser=Tiled(self.denoiser, tile))
+
+
+def _peak(x: Tensor) -> float:
+    low, high = torch.aminmax(x)
+    return max(-float(low), float(high))
 
 
 def available_priors() -> list[str]:
@@ -145,10 +159,12 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
     path = files.get(str(prior), Path(prior))
     if not path.is_file():
         raise DmspError(f"prior={str(prior)!r} is neither a file nor one of {', '.join(files)}.")
-    return _read_prior(path)
+    return _read_prior(path.resolve(), path.stat().st_mtime_ns)
 
 
-def _read_prior(path: Path) -> Prior:
+@lru_cache(maxsize=8)
+def _read_prior(path: Path, changed: int) -> Prior:
+    """Read a file, once as long as it is not ``changed``."""
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["napari-dmsp"])

@@ -20,7 +20,7 @@ from torch import Tensor
 from .blind import count_evaluations, iterate_blind, iterate_sgd_blind
 from .device import explain_failures
 from .errors import DmspError
-from .inputs import LUMA, Input, Options, check_psf, read_input
+from .inputs import LUMA, Input, Options, Reference, check_psf, read_input
 from .job import (
     BLURRED,
     FLUORESCENCE,
@@ -37,10 +37,11 @@ from .job import (
 )
 from .kernel import align_psf, crop_psf
 from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights
-from .noise import is_sharp, noise_bounds, patch_sigma, sharp_bounds, shot_weights
+from .noise import is_sharp, noise_bounds, patch_sigma, sharp_bounds, shot_line
 from .operators import Blur, Resize
 from .prior import Denoiser, Prior, load_prior
 from .solvers import DAE_SIGMA, State
+from .tiling import Tile
 
 MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
@@ -63,6 +64,7 @@ def deblur(
     background: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    tile: Tile = "auto",
     callback: Callable[[State], bool | None] | None = None,
 ) -> Restoration:
     """Deblur an image; the point spread function and the noise level may be unknown.
@@ -100,6 +102,10 @@ def deblur(
         Seed of what is drawn: flips of the image and, for "sgd", injected noise.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps".
+    tile : int, "auto" or None
+        Greatest side in pixels of what the prior takes at once, at least 192; None takes the whole
+        image. Only memory and speed depend on it: tiles overlap and are blended, and noise and PSF
+        are those of the whole image.
     callback : callable, optional
         Called with every `State`; returns True to stop and keep the estimate.
 
@@ -139,6 +145,7 @@ def deblur(
         background=background,
         seed=seed,
         device=device,
+        tile=tile,
     )
     return run(job, callback)
 
@@ -157,6 +164,7 @@ def superres(
     background: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    tile: Tile = "auto",
     callback: Callable[[State], bool | None] | None = None,
 ) -> Restoration:
     """Raise the resolution of an image; the noise level may be unknown.
@@ -173,7 +181,7 @@ def superres(
         a whole number. By default, see the notes.
     iterations : int, optional
         Evaluations of the denoiser; by default 30, or 300 for "sgd".
-    noise_sigma, mask, channel_axis, prior, method, background, seed, device, callback
+    noise_sigma, mask, channel_axis, prior, method, background, seed, device, tile, callback
         As for `deblur`.
 
     Returns
@@ -211,6 +219,7 @@ def superres(
         background=background,
         seed=seed,
         device=device,
+        tile=tile,
     )
     return run(job, callback)
 
@@ -229,6 +238,7 @@ def demosaic(
     background: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    tile: Tile = "auto",
     callback: Callable[[State], bool | None] | None = None,
 ) -> Restoration:
     """Turn a raw mosaic into a colour image; the noise level may be unknown.
@@ -247,7 +257,7 @@ def demosaic(
         Whether values are proportional to light, as those of raw frames; they are then restored
         under the curve of photographs. By default integers of more than 8 bits are linear, others
         not. Arrays of mixing weights are never encoded.
-    noise_sigma, mask, prior, method, iterations, seed, device, callback
+    noise_sigma, mask, prior, method, iterations, seed, device, tile, callback
         As for `deblur`.
     background : float, optional
         Intensity of black. By default 0 for 8-bit images and the 0.1 percentile for others.
@@ -281,6 +291,7 @@ def demosaic(
         background=background,
         seed=seed,
         device=device,
+        tile=tile,
     )
     return run(job, callback)
 
@@ -345,7 +356,9 @@ def prepare_demosaic(
         dtype = np.asarray(mosaic).dtype
         linear = dtype.kind in "ui" and dtype.itemsize > 1
     with explain_failures(given.observed.device, given.shape):
-        encoding = Encoding.of(given.observed, weights) if linear and plain else None
+        encoding = None
+        if linear and plain:
+            encoding = _encoding(given, weights)
         problem = _mosaic_problem(given, weights, cfa_tile(pattern), encoding)
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
         white = given.units.low + given.units.scale
@@ -357,10 +370,11 @@ def _mosaic_problem(
     given: Input, weights: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
 ) -> Problem:
     """State the problem of a mosaic, with the noise level of the values as encoded."""
-    y, slope, decode = given.observed, 1.0, None
+    y, slope, decode, gains = given.observed, 1.0, None, None
     if encoding is not None:
-        slope, decode = encoding.slope(y, weights), encoding.decode
-        y = encoding.encode(y, weights)
+        slope, decode = encoding.slope, encoding.decode
+        red, green, blue = encoding.gains.flatten().tolist()
+        y, gains = encoding.encode(y, weights), (red, green, blue)
     filled = y
     if given.kept is not None:
         weights, y = weights * given.kept[0], y * given.kept
@@ -369,7 +383,14 @@ def _mosaic_problem(
         sigma = patch_sigma(filled, tile.sum(0) > 0)
         return sigma, sigma
 
-    return Problem(Mosaic(weights), y, bounds, MOSAIC, decode=decode, slope=slope)
+    return Problem(Mosaic(weights), y, bounds, MOSAIC, decode=decode, slope=slope, gains=gains)
+
+
+def _encoding(given: Input, weights: Tensor) -> Encoding:
+    if given.reference is None or given.reference.encoding is None:
+        return Encoding.of(given.observed, weights)
+    *gains, slope = given.reference.encoding
+    return Encoding(given.observed.new_tensor(gains)[:, None, None], slope)
 
 
 def _blur_problem(
@@ -384,13 +405,17 @@ def _blur_problem(
 
 def _fluorescence_problem(given: Input, operator: Blur) -> Problem:
     """State the problem of few photons: the more light, the more noise, unless it is given."""
-    weights = None if given.noise_sigma is not None else shot_weights(given.observed)
-    if weights is None:
+    line = shot_line(given.observed) if given.noise_sigma is None else None
+    if given.reference is not None:
+        line = given.reference.shot
+    if line is None:
         return Problem.of(given, operator, operator.psf, FLUORESCENCE)
+    weights = line.weights(given.observed)
     weighted = weights * given.observed
     mask, samples = (v if given.kept is None else v * given.kept for v in (weights, weighted))
     bounds = partial(noise_bounds, weighted, operator)
-    return Problem(replace(operator, mask=mask), samples, bounds, FLUORESCENCE, operator.psf)
+    operator = replace(operator, mask=mask)
+    return Problem(operator, samples, bounds, FLUORESCENCE, operator.psf, shot=line)
 
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
@@ -414,7 +439,9 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         search = given.options["iterations"] or SGD_BLIND
         finish = finish if given.observed.shape[1] == 3 else 0
     grey = _luminance(given.observed)
-    model = load_prior("gray").to(grey.device) if given.model.channels == 3 else given.model
+    model = given.model
+    if model.channels == 3:
+        model = load_prior("gray").to(grey.device).tiled(given.tile)
 
     def steps(generator: torch.Generator) -> Iterator[State]:
         if given.literal:
@@ -434,7 +461,7 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
                 yield replace(step, evaluation=search + step.evaluation, total=search + finish)
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
-    return Job(search + finish, settings, given, steps)
+    return Job(search + finish, settings, Reference(given.units, given.fluorescence), given, steps)
 
 
 def _raised(bounds: Callable[[], tuple[float, float]]) -> tuple[float, float]:

@@ -21,6 +21,9 @@ from .prior import Denoiser, draw_normal
 DAE_SIGMA = 11 / 255
 # Error of the data step relative to the width of the smoothing; 0.01 costs 0.1 dB.
 ACCURACY = 0.003
+# Steps of the iterative data step. The first ones have no good guess to start from; from the third
+# on, more than two gain less than 0.03 dB.
+STEPS = (10, 5, 2)
 
 
 def _plain(x: Tensor) -> NDArray[np.float32]:
@@ -138,6 +141,7 @@ def iterate_annealed(
     end_ratio: float = 1.0,
     kappa: float = 0.4,
     gamma: float = 0.0,
+    momentum: float = 0.0,
     symmetries: bool = True,
     denoise_last: bool = False,
     generator: torch.Generator | None = None,
@@ -168,6 +172,9 @@ def iterate_annealed(
         wider than the error of the estimate.
     gamma : float
         Injected noise relative to sigma (eq. 19).
+    momentum : float
+        Part of the last step by which the denoiser looks ahead (Nesterov): thin structures need
+        many steps to rise.
     symmetries : bool
         Evaluate the denoiser under a random flip or rotation in every step.
     denoise_last : bool
@@ -178,7 +185,7 @@ def iterate_annealed(
     variance = max(most if math.isfinite(most) else least, FLOOR) ** 2
     x = operator.start(y)
     backprojected = operator.adjoint(y)
-    correction = torch.zeros_like(x)
+    correction, before = torch.zeros_like(x), x
     for evaluation in range(1, iterations + 1):
         end = max(end_ratio * math.sqrt(variance), sigma_end)
         sigma = geometric(max(sigma_start, end), end, evaluation - 1, iterations)
@@ -186,15 +193,24 @@ def iterate_annealed(
         last = denoise_last and evaluation == iterations > 1
         if last:
             sigma = max(math.sqrt(variance), sigma_end)
-        noisy = x + gamma * sigma * draw_normal(x, generator) if gamma else x
+        # The first step leaves the start, and says nothing of where the next one goes.
+        ahead = x + momentum * (x - before) if momentum and evaluation > 2 else x
+        before = x
+        noisy = ahead + gamma * sigma * draw_normal(x, generator) if gamma else ahead
         prior = _turned(denoiser, noisy, sigma * math.sqrt(1 + gamma**2), turn)
         # The data step changes slowly between evaluations: the last one is a good first guess.
         weight = kappa * variance / sigma**2
         if last:
             x = prior
         else:
+            steps = STEPS[min(evaluation, len(STEPS)) - 1]
             x = operator.solve(
-                backprojected + weight * prior, 1.0, weight, prior + correction, ACCURACY * sigma
+                backprojected + weight * prior,
+                1.0,
+                weight,
+                prior + correction,
+                ACCURACY * sigma,
+                steps,
             )
         correction = x - prior
         error = operator.forward(x) - y

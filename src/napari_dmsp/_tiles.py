@@ -1,0 +1,59 @@
+"""How large images are cut into tiles, and what memory they take. No torch: panels ask too."""
+
+from __future__ import annotations
+
+import math
+
+# Pixels that neighbouring tiles share: a prior sees up to 84 pixels far, but what is further than
+# 40 away hardly changes it. Tiles begin at multiples of the stride.
+OVERLAP, STRIDE = 96, 8
+MIN_TILE = 2 * OVERLAP
+# Side whose features take 0.6 GB on a processor; larger tiles are no faster.
+CPU_TILE = 1536
+# Bytes of the data step, for a pixel of the result and for a channel of it; the part that stays
+# while the network runs; those of the network for a pixel; and all else, torch first. Measured.
+PIXEL_BYTES, CHANNEL_BYTES, STAYING = 73, 40, 0.6
+FEATURE_BYTES = 240
+BASE_BYTES = 350_000_000
+
+
+def spans(size: int, tile: int, overlap: int = OVERLAP) -> list[tuple[int, int]]:
+    """Cover ``size`` pixels with as few tiles as can be, about alike, that overlap.
+
+    Returns
+    -------
+    list of tuple of int
+        Begin and end of each. All but the last begin and end at multiples of `STRIDE`, neighbours
+        share at least ``overlap`` pixels, and none is longer than ``tile``.
+    """
+    if size <= tile:
+        return [(0, size)]
+    count = math.ceil((size - overlap) / (tile - overlap))
+    while True:
+        step = -(-(size - overlap) // (count * STRIDE)) * STRIDE
+        if step + overlap <= tile:
+            break
+        count += 1
+    begins = range(0, size - overlap, step)
+    return [(begin, min(begin + step + overlap, size)) for begin in begins]
+
+
+def memory_bytes(
+    shape: tuple[int, int], channels: int, tile: int | None, features: int = FEATURE_BYTES
+) -> int:
+    """Estimate the greatest memory of a restoration, besides `BASE_BYTES`.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the result.
+    channels : int
+        Of the result.
+    tile : int or None
+        Greatest side of a tile.
+    features : int
+        Bytes that the network takes for a pixel.
+    """
+    state = math.prod(shape) * (PIXEL_BYTES + CHANNEL_BYTES * channels)
+    sides = (max(end - begin for begin, end in spans(n, tile or n)) for n in shape)
+    return max(state, int(STAYING * state) + math.prod(sides) * features)

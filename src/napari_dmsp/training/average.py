@@ -1,0 +1,85 @@
+"""Average the weights of two priors, one trained from the other.
+
+python -m napari_dmsp.training.average FIRST SECOND OUT --share 0.7
+
+A prior that is trained further on other images forgets some of what it knew; between both lie
+weights that are better than either where both know something.
+
+References
+----------
+.. [1] Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022,
+   DOI 10.1109/CVPR52688.2022.00780.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from ..core import DmspError, load_prior
+
+
+def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[str, Any]:
+    """Write ``share`` of the first prior's weights plus the rest of the second's, with a card.
+
+    Parameters
+    ----------
+    first, second : Path
+        Files of two priors of the same form, written by the trainer.
+    out : Path
+        The file to write; its card goes beside it.
+    share : float
+        Part of the first, 0 to 1.
+
+    Returns
+    -------
+    dict
+        The card.
+
+    Raises
+    ------
+    DmspError
+        If the forms differ, or ``out`` exists.
+    """
+    if not 0 <= share <= 1:
+        raise DmspError(f"share={share} must be from 0 to 1.")
+    if out.exists():
+        raise DmspError(f"{out} exists; give another name.")
+    priors = [load_prior(path) for path in (first, second)]
+    forms = []
+    for path in (first, second):
+        with safe_open(path, framework="pt") as file:
+            forms.append(file.metadata())
+    if forms[0] != forms[1]:
+        raise DmspError(f"{first} and {second} are networks of different forms.")
+    one, other = load_file(first), load_file(second)
+    tensors = {name: torch.lerp(other[name], one[name], share) for name in one}
+    content = save({k: v.contiguous() for k, v in tensors.items()}, metadata=forms[0])
+    out.write_bytes(content)
+    card = priors[1].card | {
+        "average": {
+            str(path.stem): {"share": part, "sha256": prior.sha256}
+            for path, part, prior in zip(
+                (first, second), (share, round(1 - share, 9)), priors, strict=True
+            )
+        },
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+def main(first: Path, second: Path, out: Path, share: Annotated[float, typer.Option()]) -> None:
+    """Average the weights of two priors."""
+    average_priors(first, second, out, share)
+
+
+if __name__ == "__main__":
+    typer.run(main)
