@@ -178,6 +178,8 @@ def test_bad_input_is_refused_before_the_work(image, options, message):
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory on cpu.*16 x 16"),
         (RuntimeError("DefaultCPUAllocator: not enough memory"), "smaller region"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "smaller tile="),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of memory"),
         (MemoryError(), "out of memory"),
         (RuntimeError("device-side assert"), "failed on cpu: device-side assert"),
     ],

@@ -11,8 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from napari_dmsp._weights import prior_files
 from napari_dmsp.core import DmspError, deblur, load_prior
 from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.training.average import average_priors
 from napari_dmsp.training.data import (
     PatchSampler,
     augment,
@@ -20,6 +22,7 @@ from napari_dmsp.training.data import (
     find_sources,
     read_image,
 )
+from napari_dmsp.training.structures import draw_structures
 from napari_dmsp.training.train import (
     Recipe,
     _hold_out,
@@ -406,3 +409,31 @@ def test_a_broken_card_does_no_harm(tmp_path, folder):
     train([folder], out, recipe=TINY, minutes=INSTANT, device="cpu")
     out.with_suffix(".json").write_text("{")
     assert load_prior(out).card == {}
+
+
+def test_structures_are_repeatable_and_thin():
+    drawn = [draw_structures(seed, size=192) for seed in range(4)]
+    for image in drawn:
+        assert image.shape == (192, 192)
+        assert image.min() >= 0
+        assert 0.3 < image.max() <= 1.52
+    np.testing.assert_array_equal(drawn[2], draw_structures(2, size=192))
+    assert np.median(drawn[0]) < 0.3 * drawn[0].max()
+
+
+def test_averages_lie_between(tmp_path, folder):
+    one, two, out = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "out"))
+    for seed, path in enumerate((one, two)):
+        train([folder], path, recipe=replace(TINY, seed=seed), minutes=INSTANT)
+    card = average_priors(one, two, out, 0.25)
+    weights = [load_file(path) for path in (one, two, out)]
+    for name, mean in weights[2].items():
+        torch.testing.assert_close(mean, 0.25 * weights[0][name] + 0.75 * weights[1][name])
+    assert load_prior(out).sha256 == card["sha256"]
+    assert card["average"]["one"] == {"share": 0.25, "sha256": load_prior(one).sha256}
+    with pytest.raises(DmspError, match="exists"):
+        average_priors(one, two, out, 0.25)
+    with pytest.raises(DmspError, match="share=2"):
+        average_priors(one, two, tmp_path / "new.safetensors", 2)
+    with pytest.raises(DmspError, match="different forms"):
+        average_priors(one, prior_files()["gray"], tmp_path / "new.safetensors", 0.5)

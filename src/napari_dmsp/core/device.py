@@ -10,6 +10,14 @@ import torch
 
 from .errors import DmspError
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "nable to find an engine",
+)
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device called ``name``; "auto" prefers CUDA, then MPS, then the CPU.
@@ -71,7 +79,7 @@ def explain_failures(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    """Whether an error says that memory ran out, on any device and in any of its libraries."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        text in str(error) for text in OUT_OF_MEMORY
     )

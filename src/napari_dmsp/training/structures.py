@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tifffile
@@ -23,7 +23,7 @@ FINER = 2
 Canvas = NDArray[np.float32]
 
 
-def draw_structures(seed: int, size: int = SIZE) -> Canvas:
+def draw_structures(seed: int, size: int = SIZE) -> NDArray[np.floating[Any]]:
     """Draw filaments, ellipses, bars or beads, by turns, on an empty ground.
 
     Parameters
@@ -36,12 +36,12 @@ def draw_structures(seed: int, size: int = SIZE) -> Canvas:
     Returns
     -------
     ndarray
-        (size, size), float32; 0.1 % of the pixels are brighter than 1, at most 1.5.
+        (size, size); 0.1 % of the pixels are brighter than 1, at most 1.5.
     """
     rng = np.random.default_rng(seed)
     image = np.zeros((size * FINER, size * FINER), np.float32)
-    image = (_filaments, _ellipses, _bars, _beads)[seed % 4](image, rng)
-    image = image.reshape(size, FINER, size, FINER).mean((1, 3))
+    drawn = (_filaments, _ellipses, _bars, _beads)[seed % 4](image, rng)
+    image = drawn.reshape(size, FINER, size, FINER).mean((1, 3))
     blur = rng.choice([0, 0.4, 0.7, 1.0])
     if blur:
         image = gaussian_filter(image, blur)
