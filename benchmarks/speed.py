@@ -51,6 +51,7 @@ from skimage.restoration import richardson_lucy, unsupervised_wiener
 from torch import nn
 from tqdm import tqdm
 
+from napari_dmsp._tiles import memory_bytes
 from napari_dmsp.core import prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.inputs import Reference, Units
 from napari_dmsp.core.job import Job
@@ -58,7 +59,6 @@ from napari_dmsp.core.kernel import motion_psf
 from napari_dmsp.core.networks import DnCNN
 from napari_dmsp.core.prior import Prior, load_prior
 from napari_dmsp.core.simulate import simulate_blur
-from napari_dmsp.core.tiling import memory_bytes
 from napari_dmsp.training.data import LUMA
 
 COST, MEMORY, PEERS, RACE = "Cost", "Memory", "Peers", "Race"
@@ -358,7 +358,7 @@ def measure(folder: Path, run: Run) -> Row:
         "network": inner.seconds / watch.seconds,
         "memory": memory(run.device, peak=True),
         "before": before,
-        "estimate": memory_bytes(image.shape[:2], prior.channels or 3, tile, prior.denoiser),
+        "estimate": memory_bytes(image.shape[:2], prior.channels or 3, tile),
         "noise_sigma": state.noise_sigma,
     }
     # Weights that nobody trained give no image.
