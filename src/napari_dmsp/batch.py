@@ -16,12 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import io
-from .core import DmspError, Job, Prior, Restoration, State, load_prior, run
+from .core import (
+    DmspError,
+    Job,
+    Prior,
+    Restoration,
+    State,
+    load_prior,
+    prepare_deblur,
+    prepare_demosaic,
+    prepare_superres,
+    run,
+)
 from .core.inputs import check_image, check_mask, default_prior, is_fluorescence
 
 # Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
 # few enough to take no time.
 PROBE_SIDE, LARGEST_PROBE = 64, 1024
+ZARR = ".zarr"
 
 
 @dataclass(frozen=True)
@@ -260,6 +272,65 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     return len(failures)
 
 
+def is_stack(sources: Sequence[str], target: str) -> bool:
+    """Whether a stack is meant, for which `napari_dmsp.scale` is."""
+    inside = [part for source in sources for part in (Path(source), *Path(source).parents)]
+    return any(path.suffix.lower() == ZARR for path in (Path(target), *inside))
+
+
+def restore_stack(
+    task: Task, sources: Sequence[str], target: str, scheduler: str | None, planes: str | None
+) -> None:
+    """Restore a stack with a bar over its tiles; the same call again finishes it if interrupted.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be done.
+    sources : sequence of str
+        One zarr folder or TIFF file.
+    target : str
+        The zarr folder to write.
+    scheduler : str or None
+        Address of a dask scheduler, whose workers compute.
+    planes : str or None
+        Indices of the first axes, such as "0,10:20".
+
+    Raises
+    ------
+    DmspError
+        Saying what is wrong with the input, the output or the options, or that dask is missing.
+    """
+    from tqdm import tqdm
+
+    from . import scale
+
+    if len(sources) > 1:
+        raise DmspError(f"{target} is for one stack, not for {len(sources)} inputs.")
+    if Path(target).suffix.lower() != ZARR:
+        raise DmspError(f"output {target} is no .zarr folder; stacks are written to one.")
+    functions: dict[Callable[..., Job], Callable[..., Any]] = {
+        prepare_deblur: scale.deblur,
+        prepare_superres: scale.superres,
+        prepare_demosaic: scale.demosaic,
+    }
+    stack = scale.open_stack(sources[0])
+    if planes is not None:
+        stack = stack.select(_parse_planes(planes))
+    keep = stack.array.dtype.kind in "ui" and not task.floats
+    dtype = stack.array.dtype if keep else np.float32
+    result = functions[task.prepare](stack, mask=task.mask, dtype=dtype, **task.options)
+    with scale.connect(scheduler) as client, tqdm(unit="tile", smoothing=0, delay=0.1) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        scale.write(
+            result, target, like=stack, client=client, overwrite=task.overwrite, progress=show
+        )
+
+
 def run_with_bar(job: Job) -> Restoration:
     """Run one job with a bar over its evaluations."""
     from tqdm import tqdm
@@ -329,6 +400,19 @@ def _is_glob(source: str) -> bool:
 def _is_folder(name: str) -> bool:
     separators = (os.sep, os.altsep or os.sep)
     return Path(name).is_dir() or name.endswith(separators)
+
+
+def _parse_planes(text: str) -> list[int | slice]:
+    """Read indices like those of NumPy."""
+    try:
+        return [
+            slice(*(int(n) if n else None for n in part.split(":"))) if ":" in part else int(part)
+            for part in text.split(",")
+        ]
+    except (TypeError, ValueError):
+        raise DmspError(
+            f"planes {text} is not understood; write it like 3, 0:20 or 0,10:20."
+        ) from None
 
 
 def _as_folder(name: str) -> Path:

@@ -69,7 +69,7 @@ Sources = Annotated[
     typer.Argument(
         metavar="IN",
         help="Grey or colour images, .tif, .png or .jpg: files, folders, or patterns like "
-        "'in/**/*.tif'.",
+        "'in/**/*.tif'. One stack, .zarr or .tif, where OUT is .zarr.",
         show_default=False,
     ),
 ]
@@ -78,7 +78,7 @@ Target = Annotated[
     typer.Argument(
         metavar="OUT",
         help="Where to write: a file; for several images a folder, which is made if missing. A "
-        "name that ends with / is a folder's.",
+        "name that ends with / is a folder's, one that ends with .zarr is a stack's.",
         show_default=False,
     ),
 ]
@@ -136,6 +136,22 @@ Sidecar = Annotated[
         show_default="where OUT is a folder",
     ),
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Restore a stack on the workers of a dask scheduler, such as tcp://host:8786.",
+        show_default=False,
+    ),
+]
+Planes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INDICES",
+        help="Part of a stack: an index or begin:end:step for each first axis, like 0,10:20.",
+        show_default="all",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
@@ -190,6 +206,8 @@ def deblur(
     background: Background = None,
     dtype: PixelType = OutputDtype.input,
     sidecar: Sidecar = None,
+    scheduler: Scheduler = None,
+    planes: Planes = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Deblur an image; the point spread function and the noise level may be unknown.
@@ -219,6 +237,8 @@ def deblur(
             background=background,
             dtype=dtype,
             sidecar=sidecar,
+            scheduler=scheduler,
+            planes=planes,
             overwrite=overwrite,
         )
 
@@ -242,6 +262,8 @@ def superres(
     background: Background = None,
     dtype: PixelType = OutputDtype.input,
     sidecar: Sidecar = None,
+    scheduler: Scheduler = None,
+    planes: Planes = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Raise the resolution of an image; the noise level may be unknown.
@@ -268,6 +290,8 @@ def superres(
             background=background,
             dtype=dtype,
             sidecar=sidecar,
+            scheduler=scheduler,
+            planes=planes,
             overwrite=overwrite,
         )
 
@@ -315,6 +339,8 @@ def demosaic(
     device: Device = "auto",
     dtype: PixelType = OutputDtype.input,
     sidecar: Sidecar = None,
+    scheduler: Scheduler = None,
+    planes: Planes = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn the mosaic of a colour sensor into a colour image; the noise level may be unknown.
@@ -343,6 +369,8 @@ def demosaic(
             background=black,
             dtype=dtype,
             sidecar=sidecar,
+            scheduler=scheduler,
+            planes=planes,
             overwrite=overwrite,
         )
 
@@ -484,6 +512,8 @@ def _restore(
     method: Method,
     dtype: OutputDtype,
     sidecar: bool | None,
+    scheduler: str | None,
+    planes: str | None,
     overwrite: bool,
     mosaic: bool = False,
     **options: Any,
@@ -499,6 +529,7 @@ def _restore(
         Whether an image is a plane that becomes a colour image.
     """
     from . import batch, io
+    from .core import DmspError
 
     options |= {"prior": prior, "method": method.value}
     if psf is not None:
@@ -514,6 +545,14 @@ def _restore(
         named=tuple(files),
         record=_record(psf=psf, mask=mask, prior=prior, dtype=dtype),
     )
+    if batch.is_stack(sources, target):
+        if sidecar or save_psf:
+            raise DmspError("--sidecar and --save-psf are for single images, not for stacks.")
+        batch.restore_stack(task, sources, target, scheduler, planes)
+        typer.echo(target)
+        return
+    if scheduler or planes:
+        raise DmspError("--scheduler and --planes are for stacks: choose an OUT like out.zarr.")
     if batch.is_batch(sources, target):
         plan = batch.plan_batch(task, sources, target, sidecar is not False, save_psf)
         if batch.restore_batch(task, plan):

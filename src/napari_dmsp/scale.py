@@ -19,7 +19,8 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
+from uuid import uuid4
 
 import numpy as np
 import tifffile
@@ -29,9 +30,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .core import (
     DmspError,
     Job,
-    Prior,
     Reference,
-    State,
     load_prior,
     prepare_deblur,
     prepare_demosaic,
@@ -46,12 +45,14 @@ from .core.restore import KERNEL_NOISE
 from .io import TIFF, check_folder, fit_dtype
 
 try:
-    import dask
     import dask.array as da
     import zarr
+    from dask import config
+    from dask.base import compute, tokenize
     from dask.callbacks import Callback
     from dask.delayed import Delayed
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+    from dask.optimization import cull
 except ImportError as error:
     raise DmspError(
         f"restoring stacks needs the package {error.name!r}; install it: "
@@ -73,12 +74,14 @@ SURVEYED_PLANES = 3
 # Side of what is read at once from arrays in memory and uncompressed files.
 READ = 2048
 SURVEY = "dmsp-survey-"
+CONNECT_SECONDS = 10
 SPATIAL = ("z", "y", "x")
 KINDS = {"t": "time", "c": "channel"} | dict.fromkeys(SPATIAL, "space")
 UNITS = {"µm": "micrometer", "um": "micrometer", "micron": "micrometer", "nm": "nanometer"}
 
 Span: TypeAlias = tuple[int, int]
 Pixels: TypeAlias = NDArray[Any]
+ZarrFormat: TypeAlias = Literal[2, 3]
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,7 @@ class Axis:
 
     def cut(self, begin: int, step: int) -> Axis:
         """Return the axis of every ``step``-th pixel from ``begin`` on."""
-        return replace(
-            self, spacing=self.spacing * step, origin=self.origin + begin * self.spacing
-        )
+        return replace(self, spacing=self.spacing * step, origin=self.origin + begin * self.spacing)
 
     def refine(self, factor: float) -> Axis:
         """Return the axis of ``factor`` times as many pixels between the same outer edges."""
@@ -127,12 +128,15 @@ class Stack:
         of a microscope among them.
     zarr_format : int
         For a result like it.
+    path : Path or None
+        What was opened.
     """
 
     array: da.Array
     axes: tuple[Axis, ...] = ()
     channel_axis: int | None = None
-    zarr_format: int = 3
+    zarr_format: ZarrFormat = 3
+    path: Path | None = None
 
     def select(self, planes: Sequence[int | slice]) -> Stack:
         """Cut the first axes, like NumPy's indices, but for keeping axes where one plane is left.
@@ -257,11 +261,11 @@ def deblur(
     Notes
     -----
     A plane that is one tile is restored as `napari_dmsp.deblur` does it. Of another one, a survey
-    restores a window of 1024 x 1024 pixels, and takes the range from an overview of all of it. Tiles
-    are cut without blending: with the default halo they differ from the restored whole by about
-    1/10000 of the range, but more for point spread functions that suppress some frequencies
-    entirely, such as those of motion, and for ``method="sgd"``, which injects noise. Constant tiles
-    stay as they are.
+    restores a window of 1024 x 1024 pixels, and takes the range from an overview of all of it.
+    Tiles are cut without blending: with the default halo they differ from the restored whole by
+    about 1/10000 of the range, but by about 1/100 for point spread functions that suppress some
+    frequencies entirely, such as those of motion, and for ``method="sgd"``, which injects noise.
+    Constant tiles stay as they are.
     """
     stack = _as_stack(source, channel_axis)
     given = None if psf is None else np.asarray(psf)
@@ -270,7 +274,7 @@ def deblur(
     task = _Task("deblur", prepare_deblur, arguments, np.dtype(dtype), stack.channel_axis)
     if halo is None:
         halo = HALO + math.ceil(largest / 2)
-    return _restore(stack, task, mask, survey, _Grid.of(stack.array.shape, task, tile, halo))
+    return _restore(stack, task, mask, survey, tile, halo)
 
 
 def superres(
@@ -318,7 +322,7 @@ def superres(
     task = _Task("superres", prepare_superres, arguments, np.dtype(dtype), stack.channel_axis)
     if halo is None:
         halo = HALO + (0 if given is None else math.ceil(max(given.shape, default=0) / 2))
-    return _restore(stack, task, mask, survey, _Grid.of(stack.array.shape, task, tile, halo))
+    return _restore(stack, task, mask, survey, tile, halo)
 
 
 def demosaic(
@@ -361,8 +365,7 @@ def demosaic(
     name = pattern if isinstance(pattern, str) else np.asarray(pattern)
     arguments = {"pattern": name, "white": white, "linear": linear} | options
     task = _Task("demosaic", prepare_demosaic, arguments, np.dtype(dtype))
-    grid = _Grid.of(stack.array.shape, task, tile, HALO if halo is None else halo)
-    return _restore(stack, task, mask, survey, grid)
+    return _restore(stack, task, mask, survey, tile, HALO if halo is None else halo)
 
 
 def open_stack(path: str | Path) -> Stack:
@@ -379,13 +382,14 @@ def open_stack(path: str | Path) -> Stack:
     DmspError
         For what is neither, or holds several images.
     """
-    path = Path(path)
+    # Workers may run elsewhere.
+    path = Path(path).absolute()
     if not path.exists():
         raise DmspError(f"{path} does not exist; check the name.")
     try:
-        if path.suffix.lower() in TIFF:
-            return _open_tiff(path)
-        return _open_zarr(zarr.open(path, mode="r"))
+        tiff = path.suffix.lower() in TIFF
+        stack = _open_tiff(path) if tiff else _open_zarr(zarr.open(path, mode="r"))
+        return replace(stack, path=path)
     except DmspError:
         raise
     # Decoders raise all sorts of errors for broken files.
@@ -419,8 +423,8 @@ def write(
         there are more of them. Colours are then written before the axes of space, as OME-Zarr wants
         it. None writes a plain array.
     client : distributed.Client, optional
-        Whose workers compute; they must see ``path`` and the source under the same names. By default
-        the scheduler that dask is set to: threads of this process.
+        Whose workers compute; they must see ``path`` and the source under the same names. By
+        default the scheduler that dask is set to: threads of this process.
     overwrite : bool
         Whether to replace an existing array, and an unfinished one of other input or settings.
     progress : callable, optional
@@ -432,9 +436,11 @@ def write(
         Where the output exists or cannot be written to, before any work; for a plane that cannot be
         restored, when it is its turn.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     if isinstance(like, str | Path):
         like = open_stack(like)
+    if like is not None and like.path is not None and path in (like.path, *like.path.parents):
+        raise DmspError(f"output {path} is the input; choose another name.")
     axes = () if like is None else _result_axes(like, array.shape)
     if axes:
         order = _ome_order(axes)
@@ -445,6 +451,28 @@ def write(
         output.create(axes, 3 if like is None else like.zarr_format)
     output.fill(client, progress)
     output.finish()
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Any]:
+    """Give a client of a dask scheduler, to be used with ``with``; None without an address.
+
+    Raises
+    ------
+    DmspError
+        If nobody answers.
+    """
+    if address is None:
+        yield None
+        return
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise DmspError(f"no dask scheduler answers at {address}; check the address.") from error
+    with client:
+        yield client
 
 
 @dataclass(frozen=True, eq=False)
@@ -498,27 +526,27 @@ class _Task:
         picture = pixels if axis == -1 else pixels[..., 0]
         gaps = None if mask is None else mask[..., 0]
         arguments = {"device": pick_worker_device(self.arguments.get("device", "auto"))} | known
-        return self.prepare(
-            picture, channel_axis=axis, mask=gaps, **(self.arguments | arguments)
-        )
+        return self.prepare(picture, channel_axis=axis, mask=gaps, **(self.arguments | arguments))
 
-    def check(self, smallest: tuple[int, int]) -> None:
-        """Try the arguments on an image, to find those that suit no plane before any work."""
-        if self.arguments.get("tile", "auto") != "auto":
-            raise DmspError("tile is the side of the chunks here; the prior takes them whole.")
-        if self.arguments.get("psf") is not None:
-            size = tuple(math.floor(n * self.factor) for n in smallest)
-            check_psf(self.arguments["psf"], size)
-        if self.blind and min(smallest) < MIN_SIDE:
-            raise DmspError(
-                f"the windows of {smallest[0]} x {smallest[1]} pixels are too small to find a psf "
-                f"in; give one, or planes and tiles of at least {MIN_SIDE} pixels."
-            )
-        side = max(2 * MIN_SIDE, *np.shape(_or(self.arguments.get("psf"), 0)), 0)
+    def check(self) -> None:
+        """Try the arguments on an image, to find those that suit none before any work."""
+        psf = self.arguments.get("psf")
+        side = max(2 * MIN_SIDE, 0 if psf is None else max(psf.shape, default=0))
         low = _or(self.arguments.get("background"), 0.0)
         high = _or(self.arguments.get("white"), low + 1)
         ramp = np.linspace(low, high, side * side).reshape(side, side, 1)
         self.job(ramp if self.channel_axis is None else np.repeat(ramp, 3, -1), device="cpu")
+
+    def check_window(self, smallest: tuple[int, int]) -> None:
+        """Make sure that windows of this height and width can be restored."""
+        psf = self.arguments.get("psf")
+        if psf is not None:
+            check_psf(psf, tuple(math.floor(n * self.factor) for n in smallest))
+        if self.blind and min(smallest) < MIN_SIDE:
+            raise DmspError(
+                f"windows of {smallest[0]} x {smallest[1]} pixels are too small to find a psf in; "
+                f"give one, or planes and tiles of at least {MIN_SIDE} pixels."
+            )
 
 
 @dataclass(frozen=True)
@@ -533,7 +561,7 @@ class _Lines:
     windows: tuple[Span, ...]
 
     @classmethod
-    def of(cls, size: int, tile: float, halo: float, step: int) -> _Lines:
+    def of(cls, size: int, tile: Any, halo: Any, step: int) -> _Lines:
         """Cut ``size`` pixels into about equal tiles.
 
         Windows begin at multiples of ``step``, and end so far from the end of the plane: networks
@@ -550,11 +578,11 @@ class _Lines:
         return cls(size, tuple(tiles), tuple(windows))
 
     def spread(self, side: int, count: int, step: int) -> tuple[Span, ...]:
-        """Spread spans of ``side`` pixels over the axis, as many as fit but at most ``count``."""
-        side = math.ceil(side / step) * step
-        count = min(count, self.size // side)
-        if count < 1:
+        """Spread at most ``count`` spans of about ``side`` pixels over an axis that has more."""
+        if self.size <= SAMPLE:
             return ((0, self.size),)
+        side = math.ceil(side / step) * step
+        count = min(count, math.ceil(self.size / side))
         begins = np.linspace(0, self.size - side, count) // step * step
         return tuple((int(begin), int(begin) + side) for begin in begins)
 
@@ -686,17 +714,18 @@ def _restore(
     task: _Task,
     mask: ArrayLike | da.Array | None,
     survey: str,
-    grid: _Grid,
+    tile: int | None,
+    halo: int,
 ) -> da.Array:
     """Build the graph: windows, surveys where planes are cut, and tiles."""
     if survey not in ("plane", "stack"):
         raise DmspError(f"survey={survey!r} is unknown; use 'plane' or 'stack'.")
-    task.check(grid.smallest)
+    task.check()
+    grid = _Grid.of(stack.array.shape, task, tile, halo)
+    task.check_window(grid.smallest)
     source = _as_planes(stack.array, task.channel_axis)
     gaps = None if mask is None else _as_masks(mask, source.shape[:-1])
-    token = dask.base.tokenize(
-        source.name, None if gaps is None else gaps.name, task.token, survey, grid
-    )
+    token = tokenize(source.name, None if gaps is None else gaps.name, task.token, survey, grid)
     shared = survey == "stack"
     surveys = _surveys(source, gaps, task, shared, grid, token) if grid.cut or shared else None
     spans = grid.rows.windows, grid.columns.windows
@@ -723,8 +752,8 @@ def _restore(
         tasks[(name, *index)] = (
             restorer,
             _key(windows, index),
-            surveys and _key(surveys, index),
-            masks and _key(masks, index),
+            None if surveys is None else _key(surveys, index),
+            None if masks is None else _key(masks, index),
         )
     channels = 3 if task.name == "demosaic" else source.shape[-1]
     chunks = (*source.chunks[:-3], heights, widths, (channels,))
@@ -743,12 +772,12 @@ def _surveys(
     views = []
     for side, count in ((BLOCK, BLOCKS), (SAMPLE, CANDIDATES)):
         spans = [
-            lines.spread(min(side, lines.size), count, step)
+            lines.spread(side, count, step)
             for lines, step in zip((grid.rows, grid.columns), grid.steps, strict=True)
         ]
         views.append(spans)
     overview, windows = (_cut(source, *spans) for spans in views)
-    masks = None if gaps is None else [_cut(gaps, *spans) for spans in views]
+    masks = None if gaps is None else tuple(_cut(gaps, *spans) for spans in views)
     lead = source.ndim - 3
     planes = list(np.ndindex(source.shape[:lead]))
     if shared:
@@ -762,7 +791,7 @@ def _surveys(
         tasks[(name, *index, 0, 0, 0)] = (
             _Surveyor(task, where),
             [_samples(overview, windows, plane) for plane in members],
-            masks and [_samples(*masks, plane) for plane in members],
+            None if masks is None else [_samples(masks[0], masks[1], plane) for plane in members],
         )
     sizes = (1,) * lead if shared else source.shape[:lead]
     chunks = (*((1,) * n for n in sizes), (1,), (1,), (1,))
@@ -788,7 +817,7 @@ def _merge(samples: list[list[Any]]) -> list[Pixels]:
 
 
 def _cut(array: da.Array, rows: Sequence[Span], columns: Sequence[Span]) -> da.Array:
-    """Return an array whose blocks are the spans of the planes (..., H, W, C), overlaps repeated."""
+    """Return an array whose blocks are spans of the planes (..., H, W, C), overlaps repeated."""
     for axis, spans in ((array.ndim - 3, rows), (array.ndim - 2, columns)):
         before = (slice(None),) * axis
         parts = [array[(*before, slice(*span))].rechunk({axis: -1}) for span in spans]
@@ -809,7 +838,7 @@ def _layer(
     dtype: np.dtype[Any],
 ) -> da.Array:
     """Make an array of tasks; blockwise ones would be fused, and surveys made for every tile."""
-    arrays = [array for array in needed if array is not None]
+    arrays: list[Any] = [array for array in needed if array is not None]
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=arrays)
     return da.Array(graph, name, chunks, dtype=dtype)
 
@@ -851,8 +880,8 @@ def _as_stack(source: Source, channel_axis: int | None) -> Stack:
         raise DmspError(f"channel_axis={axis} is not an axis of shape {array.shape}.")
     if axis is not None and array.shape[axis] not in (1, 3):
         raise DmspError(
-            f"the source has {array.shape[axis]} channels along axis {axis}; 1 or 3 can be restored "
-            "together: drop an alpha channel, and restore other channels one by one."
+            f"the source has {array.shape[axis]} channels along axis {axis}; 1 or 3 can be "
+            "restored together: drop an alpha channel, and restore other channels one by one."
         )
     return stack
 
@@ -869,7 +898,7 @@ def _reading_chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _open_zarr(node: Any) -> Stack:
     """Take an array, or what the first image of a group names as its full resolution."""
-    attributes: Mapping[str, Any] = {}
+    attributes: Any = {}
     if isinstance(node, zarr.Group):
         attributes = node.attrs.get("ome", node.attrs)
         images = attributes.get("multiscales")
@@ -878,7 +907,7 @@ def _open_zarr(node: Any) -> Stack:
             held = f"the arrays {', '.join(arrays)}" if arrays else "no array"
             raise DmspError(f"the zarr group {node.store_path} holds {held}; name one of them.")
         node = node[images[0]["datasets"][0]["path"] if images else arrays[0]]
-    name = f"zarr-{dask.base.tokenize(str(node.store_path), node.shape, _modified(node))}"
+    name = f"zarr-{tokenize(str(node.store_path), node.shape, _modified(node))}"
     array = da.from_array(node, chunks=node.chunks, name=name, fancy=False)
     colour = array.ndim > 2 and array.shape[-1] == 3
     if not attributes.get("multiscales"):
@@ -888,8 +917,8 @@ def _open_zarr(node: Any) -> Stack:
     return Stack(array, axes, -1 if colour and axes[-1].name == "c" else None, _format(node))
 
 
-def _format(node: Any) -> int:
-    return int(node.metadata.zarr_format)
+def _format(node: Any) -> ZarrFormat:
+    return 2 if node.metadata.zarr_format == 2 else 3
 
 
 def _modified(node: Any) -> int:
@@ -940,19 +969,19 @@ def _open_tiff(path: Path) -> Stack:
         if len(file.series) != 1:
             raise DmspError(f"{path} holds {len(file.series)} images; save the one to restore.")
         series = file.series[0]
-        shape, dtype, page = series.shape, series.dtype.newbyteorder("="), series.pages[0].shape
+        shape, dtype, page = series.shape, series.dtype.newbyteorder("="), series.keyframe.shape
         mapped = series.dataoffset is not None and series.keyframe.is_memmappable
         axes = _tiff_axes(file, series.axes)
     changed = path.stat()
-    token = dask.base.tokenize(str(path.resolve()), changed.st_size, changed.st_mtime_ns)
+    token = tokenize(str(path), changed.st_size, changed.st_mtime_ns)
     name = f"tiff-{token}"
     if mapped:
-        file_array = _Mapped(str(path.resolve()), shape, dtype)
+        file_array = _Mapped(str(path), shape, dtype)
         array = da.from_array(file_array, chunks=_reading_chunks(shape), name=name, fancy=False)
     else:
         lead = shape[: len(shape) - len(page)]
         tasks = {
-            (name, *index, *(0 for _ in page)): (_read_page, str(path.resolve()), i, len(lead))
+            (name, *index, *(0 for _ in page)): (_read_page, str(path), i, len(lead))
             for i, index in enumerate(np.ndindex(lead))
         }
         chunks = (*((1,) * n for n in lead), *((n,) for n in page))
@@ -974,10 +1003,10 @@ def _tiff_axes(file: tifffile.TiffFile, names: str) -> tuple[Axis, ...]:
     if file.ome_metadata:
         for name in SPATIAL:
             size = re.search(rf'PhysicalSize{name.upper()}="([^"]*)"', file.ome_metadata)
-            unit = re.search(rf'PhysicalSize{name.upper()}Unit="([^"]*)"', file.ome_metadata)
+            given = re.search(rf'PhysicalSize{name.upper()}Unit="([^"]*)"', file.ome_metadata)
             if size:
                 # The default of the format.
-                found[name] = Axis(name, _unit(unit[1] if unit else "µm"), float(size[1]))
+                found[name] = Axis(name, _unit(given[1] if given else "µm"), float(size[1]))
     elif file.imagej_metadata and "unit" in file.imagej_metadata:
         unit = _unit(file.imagej_metadata["unit"])
         x, y = file.pages.first.resolution
@@ -1011,7 +1040,7 @@ def _ome_order(axes: Sequence[Axis]) -> list[int]:
     return sorted(range(len(axes)), key=rank)
 
 
-def _ome_metadata(name: str, axes: Sequence[Axis], zarr_format: int) -> dict[str, Any]:
+def _ome_metadata(name: str, axes: Sequence[Axis], zarr_format: ZarrFormat) -> dict[str, Any]:
     described = []
     for axis in axes:
         kind = {"type": KINDS[axis.name]} if axis.name in KINDS else {}
@@ -1071,43 +1100,51 @@ class _Output:
         known = ("zarr.json", ".zarray", ".zgroup")
         ours = self.notes.is_dir() or any((self.path / name).is_file() for name in known)
         if self.path.exists() and not ours:
-            raise DmspError(f"output {self.path} exists and is no zarr folder; choose another name.")
+            raise DmspError(
+                f"output {self.path} exists and is no zarr folder; choose another name."
+            )
         if self._plan.is_file():
             if json.loads(self._plan.read_text(encoding="utf-8")) == self._fingerprint:
                 return
             if not overwrite:
                 raise DmspError(
                     f"output {self.path} is unfinished, from other input or settings; repeat the "
-                    "same call to finish it, or overwrite it."
+                    "same call to finish it, or give --overwrite (overwrite=True)."
                 )
         elif self.path.exists() and not overwrite:
-            raise DmspError(f"output {self.path} exists; overwrite it, or choose another name.")
+            raise DmspError(
+                f"output {self.path} exists; give --overwrite (overwrite=True) to replace it."
+            )
         for folder in (self.path, self.notes):
             if folder.exists():
                 shutil.rmtree(folder)
 
-    def create(self, axes: Sequence[Axis], zarr_format: int) -> None:
+    def create(self, axes: Sequence[Axis], zarr_format: ZarrFormat) -> None:
         """Make an empty array, in an OME-Zarr image where axes are known."""
         self.notes.mkdir(exist_ok=True)
-        self._plan.write_text(json.dumps(self._fingerprint), encoding="utf-8")
-        array = self.array
-        form: dict[str, Any] = {
-            "shape": array.shape,
-            "chunks": tuple(min(a, b) for a, b in zip(array.chunksize, array.shape, strict=True)),
-            "dtype": array.dtype,
-            "zarr_format": zarr_format,
-            "overwrite": True,
-        }
+        _write_text(self._plan, json.dumps(self._fingerprint))
+        array, parent, name = self.array, zarr.storage.LocalStore(self.path), None
+        extra: dict[str, Any] = {}
         if axes:
-            metadata = _ome_metadata(self.path.stem, axes, zarr_format)
-            group = zarr.create_group(
-                self.path, overwrite=True, zarr_format=zarr_format, attributes=metadata
+            attributes = _ome_metadata(self.path.stem, axes, zarr_format)
+            zarr.create_group(
+                parent, overwrite=True, zarr_format=zarr_format, attributes=attributes
             )
-            named = {"dimension_names": [a.name for a in axes]} if zarr_format == 3 else {}
-            form |= {"chunk_key_encoding": {"name": "v2", "separator": "/"}} if not named else {}
-            group.create_array("0", **{k: form[k] for k in form if k != "zarr_format"}, **named)
-        else:
-            zarr.create_array(self.path, **form)
+            name = "0"
+            if zarr_format == 3:
+                extra["dimension_names"] = [axis.name for axis in axes]
+        if zarr_format == 2:
+            extra["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
+        zarr.create_array(
+            parent,
+            name=name,
+            shape=array.shape,
+            chunks=tuple(int(n) for n in array.chunksize),
+            dtype=array.dtype,
+            zarr_format=zarr_format,
+            overwrite=True,
+            **extra,
+        )
         # Last: what a kill leaves before is made anew.
         self._chunks.mkdir()
 
@@ -1140,7 +1177,8 @@ class _Output:
         _compute(array, {key: writes[key] for key in missing}, client, count)
 
     def finish(self) -> None:
-        """Remove the notes."""
+        """Remove the notes, without which the output is finished."""
+        self._plan.unlink()
         shutil.rmtree(self.notes)
 
     def _records(self, surveys: da.Array) -> dict[Any, Path]:
@@ -1180,14 +1218,19 @@ class _Write:
 
 @dataclass(frozen=True)
 class _Record:
-    """Writes a survey down, all of it or nothing."""
+    """Writes a survey down."""
 
     path: Path
 
     def __call__(self, survey: Survey | None) -> None:
-        partial = self.path.with_suffix(".part")
-        partial.write_text("null" if survey is None else survey.to_json(), encoding="utf-8")
-        partial.replace(self.path)
+        _write_text(self.path, "null" if survey is None else survey.to_json())
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write all of a file, or nothing."""
+    partial = path.with_suffix(".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _find_surveys(array: da.Array) -> da.Array | None:
@@ -1197,14 +1240,14 @@ def _find_surveys(array: da.Array) -> da.Array | None:
     name = next((name for name in layers if name.startswith(SURVEY)), None)
     if name is None:
         return None
-    indices = np.array([key[1:] for key in layers[name]])
+    indices = np.array([key[1:] for key in layers[name] if isinstance(key, tuple)])
     chunks = tuple((1,) * int(n) for n in indices.max(0) + 1)
     return da.Array(graph, name, chunks, dtype=object)
 
 
 def _with_surveys(array: da.Array, name: str, records: Mapping[Any, Path]) -> da.Array:
     """Replace the surveys of an array by recorded ones."""
-    graph = array.__dask_graph__()
+    graph: Any = array.__dask_graph__()
     values = {key: Survey.from_json(path.read_text("utf-8")) for key, path in records.items()}
     layers = {**graph.layers, name: MaterializedLayer(values)}
     graph = HighLevelGraph(layers, {**graph.dependencies, name: set()})
@@ -1228,13 +1271,15 @@ def _compute(
     count : callable
         Called after every call.
     """
-    tasks = {f"dmsp-done-{_dotted(key)}": (call, key) for key, call in calls.items()}
+    # No other name may be the same: what a cluster has done, it does not do again.
+    name = f"dmsp-write-{uuid4().hex}"
+    tasks: dict[Any, Any] = {f"{name}-{_dotted(key)}": (c, key) for key, c in calls.items()}
     if not tasks:
         return
-    name = "dmsp-done-" + dask.base.tokenize(array.name, sorted(tasks))
-    graph = HighLevelGraph.from_collections(name, tasks, dependencies=[array])
-    wanted = [Delayed(key, graph, layer=name) for key in tasks]
-    if client is None and dask.config.get("scheduler", None) in ("dask.distributed", "distributed"):
+    # Schedulers may compute all of a graph, also what is not needed.
+    graph, _ = cull({**array.__dask_graph__(), **tasks}, list(tasks))
+    wanted = [Delayed(key, graph) for key in tasks]
+    if client is None and config.get("scheduler", None) in ("dask.distributed", "distributed"):
         from distributed import default_client
 
         client = default_client()
@@ -1247,7 +1292,7 @@ def _compute(
             count()
 
     with Callback(posttask=finished):
-        dask.compute(*wanted, traverse=False, optimize_graph=False)
+        compute(*wanted, traverse=False, optimize_graph=False)
 
 
 def _compute_remotely(wanted: Sequence[Delayed], client: Any, count: Callable[[], None]) -> None:
@@ -1255,7 +1300,7 @@ def _compute_remotely(wanted: Sequence[Delayed], client: Any, count: Callable[[]
 
     futures = client.compute(wanted, optimize_graph=False)
     try:
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             future.result()
             # What is forgotten is not made again when its worker dies.
             future.release()
@@ -1317,7 +1362,7 @@ def _one_thread() -> Iterator[None]:
     """Let torch compute with one thread in each of the threads that dask has.
 
     A task in the main thread is the only one, and may use all. Torch keeps the number per thread,
-    and one for threads that are new to it, which the last task restores.
+    and beside it that of the last call for threads that are new to it: both are restored.
     """
     if threading.current_thread() is threading.main_thread():
         yield
@@ -1332,8 +1377,7 @@ def _one_thread() -> Iterator[None]:
     finally:
         with _threads.lock:
             _threads.tasks -= 1
-            if not _threads.tasks:
-                torch.set_num_threads(_threads.before)
+            torch.set_num_threads(_threads.before)
 
 
 @contextmanager
@@ -1387,9 +1431,9 @@ def _check_ratio(scale: float, factor: Fraction, plane: Sequence[int]) -> None:
 
 __all__ = [
     "Axis",
-    "Prior",
     "Stack",
     "Survey",
+    "connect",
     "deblur",
     "demosaic",
     "open_stack",
