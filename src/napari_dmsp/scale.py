@@ -1368,8 +1368,10 @@ def _one_thread() -> Iterator[None]:
         yield
         return
     with _threads.lock:
+        # Asking also lets torch initialise this thread, which would undo what is set here.
+        number = torch.get_num_threads()
         if not _threads.tasks:
-            _threads.before = torch.get_num_threads()
+            _threads.before = number
         _threads.tasks += 1
         torch.set_num_threads(1)
     try:
