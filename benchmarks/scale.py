@@ -2,8 +2,8 @@
 
 python benchmarks/scale.py --data DIR [--planes N] [--size N] [--iterations N] [--folder DIR]
 
-A micrograph of DIR/eval/microscopy, mirrored to the size, is blurred with a Gaussian PSF of 2 pixels;
-every plane gets noise of 2 % of the range. Both results must be equal, bit for bit.
+A micrograph of DIR/eval/microscopy, mirrored to the size, is blurred with a Gaussian PSF of 2
+pixels; every plane gets noise of 2 % of the range. Both results must be equal, bit for bit.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def main(
     with TemporaryDirectory(dir=folder) as name:
         work = Path(name)
         make_stack(data, work / "in.zarr", planes, size)
-        seconds = [
-            restore(work / "in.zarr", work / f"out{n}.zarr", n, iterations) for n in (1, 2)
-        ]
+        seconds = [restore(work / "in.zarr", work / f"out{n}.zarr", n, iterations) for n in (1, 2)]
         first, second = (zarr.open(work / f"out{n}.zarr", mode="r") for n in (1, 2))
         equal = all(np.array_equal(first[i], second[i]) for i in range(planes))
     print(f"{planes} planes of {size} x {size} pixels")

@@ -579,3 +579,14 @@ def test_only_stacks_need_dask(tmp_path, ome):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     assert 'pip install "napari-dmsp[scale]"' in result.stderr
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    code = text.split("<!-- example -->\n```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    written = zarr.open("restored.zarr", mode="r")[:]
+    assert written.shape == (3, 64, 80)
+    np.testing.assert_array_equal(written[0], names["first"])
