@@ -628,6 +628,11 @@ class _Grid:
         heights, widths = ([b - a for a, b in x.windows] for x in (self.rows, self.columns))
         return min(heights), min(widths)
 
+    def part(self, lines: _Lines, i: int, length: int) -> slice:
+        """Return where a tile of the result lies in that of its window."""
+        begin = int((lines.tiles[i][0] - lines.windows[i][0]) * self.factor)
+        return slice(begin, begin + length)
+
     def lengths(self, lines: _Lines, scale: float) -> tuple[int, ...]:
         """Return the lengths of the tiles of the result."""
         ends = [round(end * scale) for _, end in lines.tiles]
@@ -736,19 +741,12 @@ def _restore(
     name = f"dmsp-{task.name}-{token}"
     for index in np.ndindex(windows.numblocks):
         *plane, row, column, _ = index
-        part = tuple(
-            slice(begin, begin + length)
-            for begin, length in (
-                (int((lines.tiles[i][0] - lines.windows[i][0]) * grid.factor), lengths[i])
-                for lines, lengths, i in (
-                    (grid.rows, heights, row),
-                    (grid.columns, widths, column),
-                )
-            )
+        parts = (
+            grid.part(grid.rows, row, heights[row]),
+            grid.part(grid.columns, column, widths[column]),
         )
-        restorer = _Restorer(
-            task, (part[0], part[1]), (heights[row], widths[column]), _say_plane(plane)
-        )
+        shape = heights[row], widths[column]
+        restorer = _Restorer(task, parts, shape, _say_plane(plane))
         tasks[(name, *index)] = (
             restorer,
             _key(windows, index),
