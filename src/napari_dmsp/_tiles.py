@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 # Pixels that neighbouring tiles share: a prior sees up to 84 pixels far, but what is further than
-# 40 away hardly changes it. Tiles begin at multiples of the stride.
-OVERLAP, STRIDE = 96, 8
+# 40 away hardly changes it.
+OVERLAP = 96
+# Networks halve the resolution three times: what lies on their grid needs no padding, and tiles on
+# it give what the whole image gives.
+STRIDE = 8
 MIN_TILE = 2 * OVERLAP
 # Side whose features take 0.6 GB on a processor; larger tiles are no faster.
 CPU_TILE = 1536
@@ -17,25 +20,25 @@ FEATURE_BYTES = 240
 BASE_BYTES = 350_000_000
 
 
-def spans(size: int, tile: int, overlap: int = OVERLAP) -> list[tuple[int, int]]:
+def spans(size: int, tile: int) -> list[tuple[int, int]]:
     """Cover ``size`` pixels with as few tiles as can be, about alike, that overlap.
 
     Returns
     -------
     list of tuple of int
         Begin and end of each. All but the last begin and end at multiples of `STRIDE`, neighbours
-        share at least ``overlap`` pixels, and none is longer than ``tile``.
+        share at least `OVERLAP` pixels, and none is longer than ``tile``.
     """
     if size <= tile:
         return [(0, size)]
-    count = math.ceil((size - overlap) / (tile - overlap))
+    count = math.ceil((size - OVERLAP) / (tile - OVERLAP))
     while True:
-        step = -(-(size - overlap) // (count * STRIDE)) * STRIDE
-        if step + overlap <= tile:
+        step = -(-(size - OVERLAP) // (count * STRIDE)) * STRIDE
+        if step + OVERLAP <= tile:
             break
         count += 1
-    begins = range(0, size - overlap, step)
-    return [(begin, min(begin + step + overlap, size)) for begin in begins]
+    begins = range(0, size - OVERLAP, step)
+    return [(begin, min(begin + step + OVERLAP, size)) for begin in begins]
 
 
 def memory_bytes(

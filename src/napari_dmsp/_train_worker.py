@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QCoreApplication, QObject
@@ -83,9 +83,6 @@ class TrainRunner(Controller):
     on_outcome : callable
         Called in the GUI thread once a run, with its `TrainOutcome`.
     """
-
-    # An object of Qt must not be collected in another thread, as that of a closed panel might.
-    _kept: ClassVar[set[TrainRunner]] = set()
 
     def __init__(
         self,

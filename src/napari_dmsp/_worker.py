@@ -123,6 +123,10 @@ class Controller:
         Whether nothing is reported any more.
     """
 
+    # While they run: whoever closes a runner must find it, even if its panel is gone already, and
+    # an object of Qt must not be collected in another thread.
+    _kept: ClassVar[set[Controller]] = set()
+
     def __init__(self) -> None:
         self._request: Request | None = None
         self.closed = False
@@ -177,9 +181,6 @@ class Runner(Controller):
     on_outcome : callable
         Called in the GUI thread once a run, with its `Outcome`.
     """
-
-    # While they run: whoever closes a runner must find it, even if its panel is gone already.
-    _kept: ClassVar[set[Runner]] = set()
 
     def __init__(
         self,

@@ -110,7 +110,8 @@ Solver = Annotated[Method, typer.Option(help="The fast solver, or the paper's ow
 Iterations = Annotated[
     int | None,
     typer.Option(
-        help="Evaluations of the denoiser.", show_default="24 or, for superres, 30; 300 for sgd"
+        help="Evaluations of the denoiser.",
+        show_default="24, 36 for fluorescence, 30 for superres; 300 for sgd",
     ),
 ]
 PriorName = Annotated[

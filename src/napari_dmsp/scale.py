@@ -27,6 +27,7 @@ import tifffile
 import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ._tiles import STRIDE
 from .core import (
     DmspError,
     Job,
@@ -62,8 +63,6 @@ except ImportError as error:
 # What a tile sees of its neighbours, beside half the point spread function: with less than 48
 # pixels, results differ by more than 1/1000 of the range from those of whole planes.
 HALO = 64
-# Networks halve the resolution three times: tiles that lie on their grid give what the plane gives.
-STRIDE = 8
 # Side in pixels of the sample that is restored to find the noise level of a plane.
 SAMPLE = 1024
 # Windows from which the sample is chosen, and blocks of the overview, along either axis.

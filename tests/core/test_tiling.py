@@ -6,7 +6,15 @@ import torch
 from skimage import data
 
 from napari_dmsp import deblur, demosaic, load_prior, superres
-from napari_dmsp._tiles import CPU_TILE, MIN_TILE, OVERLAP, STRIDE, memory_bytes, spans
+from napari_dmsp._tiles import (
+    CPU_TILE,
+    FEATURE_BYTES,
+    MIN_TILE,
+    OVERLAP,
+    STRIDE,
+    memory_bytes,
+    spans,
+)
 from napari_dmsp.core import DmspError, Prior, prepare_deblur, prior
 from napari_dmsp.core.kernel import motion_psf
 from napari_dmsp.core.simulate import simulate_blur
@@ -122,6 +130,10 @@ def test_automatic_tiles():
     assert pick_tile("auto", lambda x, _: x, cpu) is None
     assert pick_tile(None, network, cpu) is None
     assert pick_tile(203, network, cpu) == 200
+
+
+def test_panels_know_the_memory_of_the_bundled_networks():
+    assert {bytes_per_pixel(load_prior(n).denoiser) for n in ("rgb", "gray")} == {FEATURE_BYTES}
 
 
 def test_memory_grows_with_pixels_channels_and_tiles():

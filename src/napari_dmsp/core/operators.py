@@ -18,10 +18,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._tiles import STRIDE
 from .errors import DmspError
-
-# Sizes of unknown images are multiples of it: networks that halve the resolution need no padding.
-STRIDE = 8
 
 
 class Operator(Protocol):
@@ -447,7 +445,7 @@ def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _fast_size(size: int) -> int:
-    """Next multiple of the strides of common networks with a fast FFT."""
+    """Next multiple of the stride of networks with a fast FFT."""
     return STRIDE * int(next_fast_len(-(-size // STRIDE)))
 
 

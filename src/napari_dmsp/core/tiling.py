@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
 from torch import Tensor, nn
 
-from .._tiles import CPU_TILE, MIN_TILE, OVERLAP, STRIDE, spans
+from .._tiles import CPU_TILE, MIN_TILE, STRIDE, spans
 from .device import is_out_of_memory
 from .errors import DmspError
 
@@ -35,7 +35,6 @@ class Tiled:
 
     denoiser: Callable[[Tensor, float], Tensor]
     tile: int | None
-    overlap: int = field(default=OVERLAP, kw_only=True)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise ``x``; tiles are halved as often as memory demands."""
@@ -56,7 +55,7 @@ class Tiled:
         if self.tile is None or max(height, width) <= self.tile:
             return self.denoiser(x, sigma)
         result = torch.zeros_like(x)
-        rows, columns = (spans(n, self.tile, self.overlap) for n in (height, width))
+        rows, columns = (spans(n, self.tile) for n in (height, width))
         for (top, bottom, down), (left, right, across) in product(
             _ramps(rows, x), _ramps(columns, x)
         ):

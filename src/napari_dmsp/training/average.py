@@ -14,16 +14,16 @@ References
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from ..core import DmspError, load_prior
+from .train import write_card, write_tensors
 
 
 def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[str, Any]:
@@ -61,18 +61,17 @@ def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[s
         raise DmspError(f"{first} and {second} are networks of different forms.")
     one, other = load_file(first), load_file(second)
     tensors = {name: torch.lerp(other[name], one[name], share) for name in one}
-    content = save({k: v.contiguous() for k, v in tensors.items()}, metadata=forms[0])
-    out.write_bytes(content)
+    write_tensors(tensors, out, forms[0])
     card = priors[1].card | {
         "average": {
-            str(path.stem): {"share": part, "sha256": prior.sha256}
+            path.stem: {"share": part, "sha256": prior.sha256}
             for path, part, prior in zip(
                 (first, second), (share, round(1 - share, 9)), priors, strict=True
             )
         },
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
-    out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_card(out, card)
     return card
 
 

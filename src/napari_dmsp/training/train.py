@@ -219,7 +219,7 @@ def train(
             "validation_psnr": dict(psnr),
             "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         }
-        _replace(out.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+        write_card(out, card)
         return card
 
     running = 0.0
@@ -369,11 +369,16 @@ def _moments(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict[str, Tens
     return tensors
 
 
-def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write tensors; by way of a second name, so that a kill never leaves half a file."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     # Not save_file, which lets nobody else read the file.
     _replace(path, save(plain, metadata))
+
+
+def write_card(out: Path, card: dict[str, Any]) -> None:
+    """Write the card of a weights file beside it."""
+    _replace(out.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -386,7 +391,7 @@ def _save_weights(out: Path, recipe: Recipe, average: nn.Module) -> None:
     config: dict[str, Any] = {"architecture": recipe.architecture, **average.config}  # type: ignore[dict-item]
     if recipe.noise_sigma is not None:
         config["noise_sigma"] = recipe.noise_sigma
-    _write(average.state_dict(), out, {"napari-dmsp": json.dumps(config)})
+    write_tensors(average.state_dict(), out, {"napari-dmsp": json.dumps(config)})
 
 
 def _save_state(
@@ -402,7 +407,7 @@ def _save_state(
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     tensors |= _moments(optimizer, net)
     metadata = {"step": str(step), "elapsed": str(elapsed), "recipe": json.dumps(asdict(recipe))}
-    _write(tensors, state_path(out), metadata)
+    write_tensors(tensors, state_path(out), metadata)
 
 
 def _restore(
