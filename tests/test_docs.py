@@ -21,5 +21,6 @@ def test_the_example_of_a_new_degradation(capsys):
     op, rng = names["RowBinning"](), torch.Generator().manual_seed(0)
     x, y = torch.rand(1, 1, 8, 6, generator=rng), torch.rand(1, 1, 4, 6, generator=rng)
     torch.testing.assert_close((op.forward(x) * y).sum(), (x * op.adjoint(y)).sum())
-    solved = op.solve(x, 3.0, 0.2, x)
-    torch.testing.assert_close(3 * op.adjoint(op.forward(solved)) + 0.2 * solved, x)
+    fitted, error, _ = op.fit(y, x, 0.2)
+    torch.testing.assert_close(error, op.forward(fitted) - y)
+    torch.testing.assert_close(op.adjoint(error) + 0.2 * (fitted - x), torch.zeros_like(x))

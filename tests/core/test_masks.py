@@ -40,14 +40,17 @@ def test_operators_skip_what_is_missing(op):
 
 
 @pytest.mark.parametrize("op", masked_operators())
-def test_solve_agrees_with_a_dense_matrix(op):
-    b = torch.rand_like(op.start(torch.rand(1, 1, 12, 10, dtype=torch.float64)))
-    matrix = dense(op, b.shape)
-    normal = 20 * matrix.T @ matrix + 0.05 * torch.eye(b.numel(), dtype=torch.float64)
-    result = op.solve(b, 20.0, 0.05, torch.zeros_like(b), tolerance=1e-9)
-    torch.testing.assert_close(
-        result.ravel(), torch.linalg.solve(normal, b.ravel()), rtol=0, atol=1e-6
-    )
+def test_fit_agrees_with_a_dense_matrix(op):
+    y = KEPT * torch.rand(1, 1, 12, 10, dtype=torch.float64)
+    prior, c = torch.rand_like(op.start(y)), 2.5e-3
+    matrix = dense(op, prior.shape)
+    normal = matrix.T @ matrix + c * torch.eye(prior.numel(), dtype=torch.float64)
+    expected = torch.linalg.solve(normal, matrix.T @ y.ravel() + c * prior.ravel())
+    x, error, correction = op.fit(y, prior, c, tolerance=1e-9)
+    torch.testing.assert_close(x.ravel(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(error, op.forward(x) - y)
+    again = op.fit(y, prior, c, correction, tolerance=1e-6)
+    torch.testing.assert_close(again.x, x, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", [(7, 9), (8, 8), (1, 5), (64, 3)])

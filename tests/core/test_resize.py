@@ -22,17 +22,18 @@ def test_adjoint_is_exact(large, small):
 
 
 @pytest.mark.parametrize(("large", "small"), SIZES)
-def test_solve_agrees_with_a_dense_matrix(large, small):
+def test_fit_agrees_with_a_dense_matrix(large, small):
     op = make(large, small)
     size = large[0] * large[1]
     basis = torch.eye(size, dtype=torch.float64).reshape(size, 1, *large)
     matrix = op.forward(basis).reshape(size, -1).T
-    b = torch.from_numpy(np.random.default_rng(1).standard_normal(size))
-    lam, c = 20.0, 0.03
-    normal = lam * matrix.T @ matrix + c * torch.eye(size, dtype=torch.float64)
-    image = b.reshape(1, 1, *large)
-    result = op.solve(image, lam, c, torch.zeros_like(image)).ravel()
-    torch.testing.assert_close(result, torch.linalg.solve(normal, b), rtol=0, atol=1e-9)
+    rng, c = np.random.default_rng(1), 1.5e-3
+    y, prior = (torch.from_numpy(rng.standard_normal((1, 1, *n))) for n in (small, large))
+    normal = matrix.T @ matrix + c * torch.eye(size, dtype=torch.float64)
+    expected = torch.linalg.solve(normal, matrix.T @ y.ravel() + c * prior.ravel())
+    x, error, _ = op.fit(y, prior, c)
+    torch.testing.assert_close(x.ravel(), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(error, op.forward(x) - y)
 
 
 def test_halving_uses_the_stretched_cubic_kernel():

@@ -31,9 +31,8 @@ def observe(noise_sigma, shape=(28, 30), seed=0, dtype=np.float64):
 
 def posterior_mean(op, y, noise_sigma, smoothing):
     """Maximiser of eq. 7 for the Gaussian prior smoothed by ``smoothing``."""
-    lam, c = 1 / noise_sigma**2, 1 / (SPREAD**2 + smoothing**2)
-    b = lam * op.adjoint(y) + c * MEAN
-    return op.crop(op.solve(b, lam, c, op.start(y), 1e-9))
+    c = noise_sigma**2 / (SPREAD**2 + smoothing**2)
+    return op.crop(op.fit(y, torch.full_like(op.start(y), MEAN), c, tolerance=1e-9).x)
 
 
 def last(states):

@@ -158,13 +158,12 @@ def test_operators_are_the_same(make, tolerance, device):
 @pytest.mark.parametrize(("make", "tolerance"), OPERATORS)
 def test_solutions_are_the_same(make, tolerance, device):
     here, there = make("cpu"), make(device)
-    x = unknown_of(here)
-    b, lam, c, accuracy = here.adjoint(here.forward(x)) + 0.05 * x, 1.0, 0.05, 1e-4
-    zero = torch.zeros_like(b)
-    expected = here.solve(b, lam, c, zero, accuracy)
-    result = there.solve(b.to(device), lam, c, zero.to(device), accuracy)
+    x, c, accuracy = unknown_of(here), 0.05, 1e-4
+    y, prior = here.forward(x), x.flip(-1)
+    expected = here.fit(y, prior, c, tolerance=accuracy).x
+    result = there.fit(y.to(device), prior.to(device), c, tolerance=accuracy).x
     # Rounding is amplified by the condition; an iteration stops anywhere within its accuracy.
-    condition = (lam * here.norm + c) / c
+    condition = (here.norm + c) / c
     steps = 2 * accuracy if isinstance(here, Blur) else 0.0
     assert_near(result, expected, steps + 2 * condition * tolerance * rms(expected))
 

@@ -292,17 +292,20 @@ def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 
         products = (conjugate * torch.fft.rfft2(padded, s=shape)).sum((0, 1))
         return torch.fft.irfft2(products, s=shape)[:size, :size]
 
-    def normal(k: Tensor) -> Tensor:
+    def forward(k: Tensor) -> Tensor:
         blurred = torch.fft.irfft2(spectrum * torch.fft.rfft2(k, s=shape), s=shape)
-        return adjoint(blurred[..., border : border + height, border : border + width]) + ridge * k
+        return blurred[..., border : border + height, border : border + width]
 
     b = adjoint(y)
-    k = conjugate_gradients(
-        normal,
+    k = torch.zeros_like(b)
+    conjugate_gradients(
+        forward,
+        adjoint,
+        ridge,
         lambda residual: residual,
         lambda u, v: (u * v).sum(),
-        b,
-        torch.zeros_like(b),
+        k,
+        y.clone(),
         1e-7 * float(b.square().sum()),
         steps,
     )
@@ -383,7 +386,6 @@ def _sharpen(
     """Deblur from scratch in a few annealed steps: extended images and the noise assumed."""
     operator = level.blur(kernel)
     x = operator.start(level.y)
-    backprojected = operator.adjoint(level.y)
     for i in range(EVALUATIONS):
         sigma = geometric(*SIGMAS, i, EVALUATIONS)
         noise = max(geometric(*NOISE, i, EVALUATIONS), level.noise)
@@ -391,7 +393,7 @@ def _sharpen(
             x = x + gamma * sigma * draw_normal(x, generator)
         prior = denoiser(x, sigma * math.sqrt(1 + gamma**2))
         weight = KAPPA * noise**2 / sigma**2
-        x = operator.solve(backprojected + weight * prior, 1.0, weight, prior, ACCURACY * sigma)
+        x = operator.fit(level.y, prior, weight, tolerance=ACCURACY * sigma).x
         yield x, noise
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._tiles import memory_bytes
-from .device import explain_failures
+from .device import explain_failures, freed_memory
 from .inputs import Input, Reference
 from .noise import ShotLine, is_sharp, noise_bounds
 from .operators import Operator
@@ -223,7 +223,8 @@ class Job:
         units = self._input.units
         generator = torch.Generator().manual_seed(self.settings["seed"])
         needed = estimate_memory(self.settings, self._input)
-        with explain_failures(self._input.observed.device, self._input.shape, needed):
+        device = self._input.observed.device
+        with explain_failures(device, self._input.shape, needed), freed_memory.kept():
             for state in self._steps(generator):
                 yield replace(
                     state,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import DmspError
+from .operators import Fit
 
 _COLOURS = "RGB"
 _BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
@@ -72,20 +73,21 @@ class Mosaic:
         """Spread (B, 1, H, W) over the channels."""
         return self.weights * y
 
-    def solve(
+    def fit(
         self,
-        b: Tensor,
-        lam: float,
+        y: Tensor,
+        prior: Tensor,
         c: float,
-        x0: Tensor,
+        start: Tensor | None = None,
         tolerance: float = 0.0,
         max_steps: int | None = None,
-    ) -> Tensor:
-        """Solve exactly, pixel by pixel; ``x0`` and what follows are not needed.
+    ) -> Fit:
+        """Fit exactly, pixel by pixel; ``start`` and what follows are not needed.
 
         The matrix of one pixel is the identity and a matrix of rank one (Sherman, Morrison).
         """
-        return (b - self.adjoint(self.forward(b) * (lam / (lam * self._power + c)))) / c
+        inner = (y - self.forward(prior)) / (self._power + c)
+        return Fit(prior + self.adjoint(inner), -c * inner)
 
     def start(self, y: Tensor) -> Tensor:
         """Interpolate the most frequent channel, then the differences of the others from it."""

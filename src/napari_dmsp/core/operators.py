@@ -1,4 +1,4 @@
-"""Degradations as linear operators: forward, adjoint and the exact regularised solve.
+"""Degradations as linear operators: forward, adjoint and the exact data step.
 
 An operator is built for one image size and knows nothing of priors or solvers. All act on
 tensors (B, C, H, W). Where samples are missing, the operator and the observation are zero.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,25 @@ from torch.nn import functional as F
 
 from .._tiles import STRIDE
 from .errors import DmspError
+
+
+class Fit(NamedTuple):
+    """What a data step found.
+
+    Attributes
+    ----------
+    x : Tensor
+        The image (B, C, H, W).
+    error : Tensor
+        ``A x - y``.
+    correction : Tensor, optional
+        ``x - prior`` in a form that the operator likes, for the next data step to begin with;
+        None where it needs no such thing.
+    """
+
+    x: Tensor
+    error: Tensor
+    correction: Tensor | None = None
 
 
 class Operator(Protocol):
@@ -47,19 +67,20 @@ class Operator(Protocol):
     def adjoint(self, y: Tensor) -> Tensor:
         """Apply the transpose of A."""
 
-    def solve(
+    def fit(
         self,
-        b: Tensor,
-        lam: float,
+        y: Tensor,
+        prior: Tensor,
         c: float,
-        x0: Tensor,
+        start: Tensor | None = None,
         tolerance: float = 1e-5,
         max_steps: int | None = None,
-    ) -> Tensor:
-        """Return ``(lam * A^T A + c * I)^-1 b``.
+    ) -> Fit:
+        """Minimise ``|A x - y|^2 + c |x - prior|^2``: the proximal map of the data.
 
-        An iterative method starts from ``x0`` and stops at a root mean square error of
-        ``tolerance``, or after ``max_steps`` where samples are missing at the border only.
+        An iterative method begins with the correction ``start`` of a similar problem and stops at
+        a root mean square error of ``tolerance``, or after ``max_steps`` where samples are missing
+        at the border only.
         """
 
     def start(self, y: Tensor) -> Tensor:
@@ -88,7 +109,7 @@ class Blur:
         of 1 allowed. Other weights, with a mean square of 1 where there is a sample, belong to an
         observation that is weighted alike, so that its noise is the same everywhere.
     max_steps : int
-        Most conjugate-gradient steps of one `solve`.
+        Most conjugate-gradient steps of one `fit`.
 
     Attributes
     ----------
@@ -98,7 +119,7 @@ class Blur:
 
     Notes
     -----
-    `solve` runs conjugate gradients on the Fourier coefficients, preconditioned by the periodic
+    `fit` runs conjugate gradients on the Fourier coefficients, preconditioned by the periodic
     operator, which is diagonal there. Both differ along the border only, so few steps do, of two
     transforms each.
     """
@@ -109,6 +130,7 @@ class Blur:
     max_steps: int = 50
     extended_shape: tuple[int, int] = field(init=False)
     _transfer: Tensor = field(init=False, repr=False)
+    _conjugate: Tensor = field(init=False, repr=False)
     _power: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +141,7 @@ class Blur:
         object.__setattr__(self, "extended_shape", size)
         transfer = torch.fft.rfft2(self.psf, s=size)
         object.__setattr__(self, "_transfer", transfer)
+        object.__setattr__(self, "_conjugate", torch.conj_physical(transfer))
         object.__setattr__(self, "_power", transfer.real.square() + transfer.imag.square())
 
     @property
@@ -148,58 +171,57 @@ class Blur:
     def forward(self, x: Tensor) -> Tensor:
         """Blur an extended image to (B, C, H, W)."""
 
-        def blur(mask: Tensor | None, plane: Tensor) -> Tensor:
-            seen = self._seen(mask, self._blur(torch.fft.rfft2(plane)))
-            kh, kw = self.psf.shape
-            return seen[..., kh - 1 : kh - 1 + self.shape[0], kw - 1 : kw - 1 + self.shape[1]]
+        def blur(mask: Tensor | None, plane: Tensor) -> tuple[Tensor]:
+            return (self._valid(self._blur(mask, torch.fft.rfft2(plane))),)
 
-        return self._each_plane(blur, x)
+        return self._each_plane(blur, x)[0]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Correlate (B, C, H, W) to an extended image."""
-        kh, kw = self.psf.shape
-        height, width = self.extended_shape
-        frame = kw - 1, width - kw + 1 - self.shape[1], kh - 1, height - kh + 1 - self.shape[0]
 
-        def correlate(mask: Tensor | None, plane: Tensor) -> Tensor:
-            padded = F.pad(plane if mask is None else mask * plane, frame)
-            return torch.fft.irfft2(self._correlate(padded), s=self.extended_shape)
+        def correlate(mask: Tensor | None, plane: Tensor) -> tuple[Tensor]:
+            spectrum = self._correlate(mask, self._extend(plane))
+            return (torch.fft.irfft2(spectrum, s=self.extended_shape),)
 
-        return self._each_plane(correlate, y)
+        return self._each_plane(correlate, y)[0]
 
-    def solve(
+    def fit(
         self,
-        b: Tensor,
-        lam: float,
+        y: Tensor,
+        prior: Tensor,
         c: float,
-        x0: Tensor,
+        start: Tensor | None = None,
         tolerance: float = 1e-5,
         max_steps: int | None = None,
-    ) -> Tensor:
-        """Solve on the extended domain; see the class notes."""
-        inverse = 1 / (lam * self.coverage * self._power + c)
+    ) -> Fit:
+        """Fit on the extended domain; see the class notes."""
+        inverse = 1 / (self.coverage * self._power + c)
         limit = self.max_steps if max_steps is None or self.mask is not None else max_steps
 
-        def solve_plane(mask: Tensor | None, b: Tensor, x0: Tensor) -> Tensor:
-            def normal(v: Tensor) -> Tensor:
-                twice = None if mask is None else mask.square()
-                twice_blurred = self._correlate(self._seen(twice, self._blur(v)))
-                return twice_blurred.mul_(lam).add_(v, alpha=c)
-
+        def fit_plane(
+            mask: Tensor | None, y: Tensor, prior: Tensor, start: Tensor | None = None
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            spectrum = torch.fft.rfft2(prior)
+            correction = torch.zeros_like(spectrum) if start is None else start.clone()
+            error = self._extend(y) - self._blur(mask, spectrum + correction)
             # The residual's product is at least c |error|^2, and a spectrum's that of H W images.
-            target = tolerance**2 * c * x0.numel() * x0.shape[-2] * x0.shape[-1]
-            spectrum = conjugate_gradients(
-                normal,
+            target = tolerance**2 * c * prior.numel() * prior.shape[-2] * prior.shape[-1]
+            conjugate_gradients(
+                partial(self._blur, mask),
+                partial(self._correlate, mask),
+                c,
                 lambda r: inverse * r,
                 self._dot,
-                torch.fft.rfft2(b),
-                torch.fft.rfft2(x0),
+                correction,
+                error,
                 target,
                 limit,
             )
-            return torch.fft.irfft2(spectrum, s=self.extended_shape)
+            x = torch.fft.irfft2(spectrum.add_(correction), s=self.extended_shape)
+            return x, self._valid(error).neg_(), correction
 
-        return self._each_plane(solve_plane, b, x0)
+        images = (y, prior) if start is None else (y, prior, start)
+        return Fit(*self._each_plane(fit_plane, *images))
 
     def start(self, y: Tensor) -> Tensor:
         """Continue the observation by its edge, and fill its gaps."""
@@ -219,14 +241,9 @@ class Blur:
         # The centre of a PSF is pixel (size - 1) // 2, as for convolve2d(..., mode="same").
         return self.psf.shape[0] // 2, self.psf.shape[1] // 2
 
-    def _blur(self, spectrum: Tensor) -> Tensor:
-        return torch.fft.irfft2(spectrum * self._transfer, s=self.extended_shape)
-
-    def _correlate(self, extended: Tensor) -> Tensor:
-        return torch.fft.rfft2(extended).mul_(self._transfer.conj())
-
-    def _seen(self, mask: Tensor | None, blurred: Tensor) -> Tensor:
-        """Zero, in place, what was not observed: beyond the valid part, and what the mask says."""
+    def _blur(self, mask: Tensor | None, spectrum: Tensor) -> Tensor:
+        """Apply A to a spectrum: an extended image, zero where nothing was observed."""
+        blurred = torch.fft.irfft2(spectrum * self._transfer, s=self.extended_shape)
         top, left = (k - 1 for k in self.psf.shape)
         bottom, right = top + self.shape[0], left + self.shape[1]
         blurred[..., :top, :] = 0
@@ -236,6 +253,23 @@ class Blur:
         if mask is not None:
             blurred[..., top:bottom, left:right] *= mask
         return blurred
+
+    def _correlate(self, mask: Tensor | None, extended: Tensor) -> Tensor:
+        """Apply the transpose of A to what `_blur` returns."""
+        if mask is not None:
+            extended = self._extend(mask * self._valid(extended))
+        return torch.fft.rfft2(extended).mul_(self._conjugate)
+
+    def _extend(self, y: Tensor) -> Tensor:
+        """Put an observation at its place, among zeros."""
+        (kh, kw), (height, width) = self.psf.shape, self.extended_shape
+        frame = kw - 1, width - kw + 1 - self.shape[1], kh - 1, height - kh + 1 - self.shape[0]
+        return F.pad(y, frame)
+
+    def _valid(self, extended: Tensor) -> Tensor:
+        """Cut out what was observed."""
+        top, left = (k - 1 for k in self.psf.shape)
+        return extended[..., top : top + self.shape[0], left : left + self.shape[1]]
 
     def _dot(self, u: Tensor, v: Tensor) -> Tensor:
         """Inner product of the images of two half spectra, times their number of pixels."""
@@ -248,25 +282,27 @@ class Blur:
         even = self.extended_shape[1] % 2 == 0
         return total - part(u[..., -1], v[..., -1]) if even else total
 
-    def _each_plane(self, function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    def _each_plane(
+        self, function: Callable[..., tuple[Tensor, ...]], *images: Tensor
+    ) -> list[Tensor]:
         """Apply ``function(mask, *planes)`` to images (B, C, H, W), plane by plane on a processor.
 
         One plane stays in its caches: FFTs of three at once take two to three times as long.
         """
         if images[0].device.type != "cpu":
-            return function(self.mask, *images)
+            return list(function(self.mask, *images))
         batch, channels = images[0].shape[:2]
-        result = None
+        results: list[Tensor] = []
         for i, j in product(range(batch), range(channels)):
             mask = self.mask
             if mask is not None:
                 mask = mask.expand(batch, channels, *self.shape)[i : i + 1, j : j + 1]
-            plane = function(mask, *(image[i : i + 1, j : j + 1] for image in images))
-            if result is None:
-                result = plane.new_empty(batch, channels, *plane.shape[-2:])
-            result[i, j] = plane[0, 0]
-        assert result is not None
-        return result
+            planes = function(mask, *(image[i : i + 1, j : j + 1] for image in images))
+            if not results:
+                results = [p.new_empty(batch, channels, *p.shape[-2:]) for p in planes]
+            for result, plane in zip(results, planes, strict=True):
+                result[i, j] = plane[0, 0]
+        return results
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,12 +320,12 @@ class Resize:
     device : torch.device
         Where the images are.
     max_steps : int
-        Most conjugate-gradient steps of one `solve`, which only a mask needs.
+        Most conjugate-gradient steps of one `fit`, which only a mask needs.
 
     Notes
     -----
-    Reduction is separable, ``A = R1 (x) R2``, so `solve` is exact: by the Woodbury identity it
-    needs the inverse of ``lam A A^T + c I`` only, which is diagonal in the product of the
+    Reduction is separable, ``A = R1 (x) R2``, so `fit` is exact: by the Woodbury identity it
+    needs the inverse of ``A A^T + c I`` only, which is diagonal in the product of the
     eigenvectors of ``R1 R1^T`` and ``R2 R2^T``. With a mask, it preconditions conjugate gradients.
 
     References
@@ -353,33 +389,45 @@ class Resize:
         observed = y if self.mask is None else self.mask * y
         return self._rows.mT @ observed @ self._columns
 
-    def solve(
+    def fit(
         self,
-        b: Tensor,
-        lam: float,
+        y: Tensor,
+        prior: Tensor,
         c: float,
-        x0: Tensor,
+        start: Tensor | None = None,
         tolerance: float = 1e-5,
         max_steps: int | None = None,
-    ) -> Tensor:
-        """Solve exactly; without a mask ``x0`` and what follows are not needed."""
+    ) -> Fit:
+        """Fit exactly; without a mask ``start`` and what follows are not needed."""
+        error = y - self.forward(prior)
         if self.mask is None:
-            return self._solve_complete(b, lam, c)
-        return conjugate_gradients(
-            lambda v: lam * self.adjoint(self.forward(v)) + c * v,
-            lambda r: self._solve_complete(r, lam * self.coverage, c),
+            inner = self._divide(error, 1.0, c)
+            return Fit(prior + self.adjoint(inner), -c * inner)
+        correction = torch.zeros_like(prior)
+        if start is not None:
+            correction, error = start.clone(), error - self.forward(start)
+        conjugate_gradients(
+            self.forward,
+            self.adjoint,
+            c,
+            partial(self._precondition, c),
             lambda u, v: (u * v).sum(),
-            b,
-            x0,
-            tolerance**2 * c * x0.numel(),
+            correction,
+            error,
+            tolerance**2 * c * prior.numel(),
             self.max_steps,
         )
+        return Fit(prior + correction, -error, correction)
 
-    def _solve_complete(self, b: Tensor, lam: float, c: float) -> Tensor:
+    def _divide(self, y: Tensor, lam: float, c: float) -> Tensor:
+        """Apply ``(lam A A^T + c I)^-1``, as if nothing were missing."""
         left, right = self._modes
-        spectrum = left.mT @ (self._rows @ b @ self._columns.mT) @ right
-        inner = left @ (spectrum * (lam / (lam * self._power + c))) @ right.mT
-        return (b - self._rows.mT @ inner @ self._columns) / c
+        return left @ ((left.mT @ y @ right) / (lam * self._power + c)) @ right.mT
+
+    def _precondition(self, c: float, b: Tensor) -> Tensor:
+        """Apply ``(lam A^T A + c I)^-1`` with as much data as there are, but everywhere."""
+        inner = self._divide(self._rows @ b @ self._columns.mT, self.coverage, c)
+        return (b - self.coverage * (self._rows.mT @ inner @ self._columns)) / c
 
     def start(self, y: Tensor) -> Tensor:
         """Interpolate bicubically."""
@@ -454,28 +502,33 @@ def _coverage(mask: Tensor | None) -> float:
 
 
 def conjugate_gradients(
-    normal: Callable[[Tensor], Tensor],
+    forward: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    c: float,
     precondition: Callable[[Tensor], Tensor],
     dot: Callable[[Tensor, Tensor], Tensor],
-    b: Tensor,
     x: Tensor,
+    error: Tensor,
     target: float,
     max_steps: int,
-) -> Tensor:
-    """Solve ``normal(x) = b`` from ``x`` until the residual's preconditioned square is small."""
-    x = x.clone()
-    residual = b - normal(x)
+) -> None:
+    """Minimise ``|y - A x|^2 + c |x|^2`` from ``x``, whose ``y - A x`` is ``error``; change both.
+
+    Ends as soon as the preconditioned square of the residual is at most ``target``.
+    """
+    residual = adjoint(error).sub_(x, alpha=c)
     preconditioned = precondition(residual)
     direction, product = preconditioned, float(dot(residual, preconditioned))
     for _ in range(max_steps):
         if product <= target:
             break
-        image = normal(direction)
+        change = forward(direction)
+        image = adjoint(change).add_(direction, alpha=c)
         length = product / float(dot(direction, image))
         x.add_(direction, alpha=length)
+        error.sub_(change, alpha=length)
         # Not in place: what preconditions may return what it was given.
-        residual = residual.add(image, alpha=-length)
+        residual = residual.sub(image, alpha=length)
         preconditioned = precondition(residual)
         previous, product = product, float(dot(residual, preconditioned))
         direction = preconditioned.add(direction, alpha=product / previous)
-    return x

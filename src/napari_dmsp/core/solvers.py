@@ -184,8 +184,7 @@ def iterate_annealed(
     least, most = noise_bounds if noise_sigma is None else (noise_sigma, noise_sigma)
     variance = max(most if math.isfinite(most) else least, FLOOR) ** 2
     x = operator.start(y)
-    backprojected = operator.adjoint(y)
-    correction, before = torch.zeros_like(x), x
+    before, correction = x, None
     for evaluation in range(1, iterations + 1):
         end = max(end_ratio * math.sqrt(variance), sigma_end)
         sigma = geometric(max(sigma_start, end), end, evaluation - 1, iterations)
@@ -198,22 +197,18 @@ def iterate_annealed(
         before = x
         noisy = ahead + gamma * sigma * draw_normal(x, generator) if gamma else ahead
         prior = _turned(denoiser, noisy, sigma * math.sqrt(1 + gamma**2), turn)
-        # The data step changes slowly between evaluations: the last one is a good first guess.
-        weight = kappa * variance / sigma**2
         if last:
-            x = prior
+            x, error = prior, operator.forward(prior) - y
         else:
-            steps = STEPS[min(evaluation, len(STEPS)) - 1]
-            x = operator.solve(
-                backprojected + weight * prior,
-                1.0,
-                weight,
-                prior + correction,
+            # It changes slowly between evaluations: the last one is a good first guess.
+            x, error, correction = operator.fit(
+                y,
+                prior,
+                kappa * variance / sigma**2,
+                correction,
                 ACCURACY * sigma,
-                steps,
+                STEPS[min(evaluation, len(STEPS)) - 1],
             )
-        correction = x - prior
-        error = operator.forward(x) - y
         residual = math.sqrt(_mean_square(error, operator))
         yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), residual)
         if least < most:
