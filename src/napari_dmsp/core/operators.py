@@ -204,8 +204,8 @@ class Blur:
             spectrum = torch.fft.rfft2(prior)
             correction = torch.zeros_like(spectrum) if start is None else start.clone()
             error = self._extend(y) - self._blur(mask, spectrum + correction)
-            # The residual's product is at least c |error|^2, and a spectrum's that of H W images.
-            target = tolerance**2 * c * prior.numel() * prior.shape[-2] * prior.shape[-1]
+            # The residual's product is at least c |error of x|^2.
+            target = tolerance**2 * c * prior.numel()
             conjugate_gradients(
                 partial(self._blur, mask),
                 partial(self._correlate, mask),
@@ -272,15 +272,17 @@ class Blur:
         return extended[..., top : top + self.shape[0], left : left + self.shape[1]]
 
     def _dot(self, u: Tensor, v: Tensor) -> Tensor:
-        """Inner product of the images of two half spectra, times their number of pixels."""
+        """Inner product of the images of two half spectra."""
 
         def part(a: Tensor, b: Tensor) -> Tensor:
             return torch.vdot(a.flatten(), b.flatten()).real
 
         # The other half repeats all columns but those of frequency 0 and of the highest.
         total = 2 * part(u, v) - part(u[..., 0], v[..., 0])
-        even = self.extended_shape[1] % 2 == 0
-        return total - part(u[..., -1], v[..., -1]) if even else total
+        height, width = self.extended_shape
+        if width % 2 == 0:
+            total -= part(u[..., -1], v[..., -1])
+        return total / (height * width)
 
     def _each_plane(
         self, function: Callable[..., tuple[Tensor, ...]], *images: Tensor
@@ -519,16 +521,18 @@ def conjugate_gradients(
     residual = adjoint(error).sub_(x, alpha=c)
     preconditioned = precondition(residual)
     direction, product = preconditioned, float(dot(residual, preconditioned))
-    for _ in range(max_steps):
+    for step in range(1, max_steps + 1):
         if product <= target:
-            break
+            return
         change = forward(direction)
-        image = adjoint(change).add_(direction, alpha=c)
-        length = product / float(dot(direction, image))
+        energy = torch.dot(change.flatten(), change.flatten()) + c * dot(direction, direction)
+        length = product / float(energy)
         x.add_(direction, alpha=length)
         error.sub_(change, alpha=length)
+        if step == max_steps:
+            return
         # Not in place: what preconditions may return what it was given.
-        residual = residual.sub(image, alpha=length)
+        residual = residual.sub(adjoint(change).add_(direction, alpha=c), alpha=length)
         preconditioned = precondition(residual)
         previous, product = product, float(dot(residual, preconditioned))
         direction = preconditioned.add(direction, alpha=product / previous)
