@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -21,6 +22,7 @@ def test_the_example_of_a_new_degradation(capsys):
     op, rng = names["RowBinning"](), torch.Generator().manual_seed(0)
     x, y = torch.rand(1, 1, 8, 6, generator=rng), torch.rand(1, 1, 4, 6, generator=rng)
     torch.testing.assert_close((op.forward(x) * y).sum(), (x * op.adjoint(y)).sum())
-    fitted, error, _ = op.fit(y, x, 0.2)
-    torch.testing.assert_close(error, op.forward(fitted) - y)
+    fitted, misfit, _ = op.fit(y, x, 0.2)
+    error = op.forward(fitted) - y
+    assert misfit == pytest.approx(float(error.square().sum()))
     torch.testing.assert_close(op.adjoint(error) + 0.2 * (fitted - x), torch.zeros_like(x))

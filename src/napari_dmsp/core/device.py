@@ -24,7 +24,7 @@ OUT_OF_MEMORY = (
 # Parameters of glibc's malloc, and the greatest values that it gives them by itself.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20}
-KEEPING = {TRIM_THRESHOLD: 2**31 - 1, MMAP_THRESHOLD: 1 << 30}
+KEEPING = {TRIM_THRESHOLD: 2**31 - 1, MMAP_THRESHOLD: 128 << 20}
 
 
 def pick_device(name: str = "auto") -> torch.device:

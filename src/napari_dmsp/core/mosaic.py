@@ -87,7 +87,7 @@ class Mosaic:
         The matrix of one pixel is the identity and a matrix of rank one (Sherman, Morrison).
         """
         inner = (y - self.forward(prior)) / (self._power + c)
-        return Fit(prior + self.adjoint(inner), -c * inner)
+        return Fit(prior + self.adjoint(inner), c**2 * float(inner.square().sum()))
 
     def start(self, y: Tensor) -> Tensor:
         """Interpolate the most frequent channel, then the differences of the others from it."""

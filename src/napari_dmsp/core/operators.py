@@ -30,15 +30,15 @@ class Fit(NamedTuple):
     ----------
     x : Tensor
         The image (B, C, H, W).
-    error : Tensor
-        ``A x - y``.
+    misfit : float
+        ``|A x - y|^2``.
     correction : Tensor, optional
         ``x - prior`` in a form that the operator likes, for the next data step to begin with;
         None where it needs no such thing.
     """
 
     x: Tensor
-    error: Tensor
+    misfit: float
     correction: Tensor | None = None
 
 
@@ -218,10 +218,11 @@ class Blur:
                 limit,
             )
             x = torch.fft.irfft2(spectrum.add_(correction), s=self.extended_shape)
-            return x, self._valid(error).neg_(), correction
+            return x, error.square().sum((-2, -1), keepdim=True), correction
 
         images = (y, prior) if start is None else (y, prior, start)
-        return Fit(*self._each_plane(fit_plane, *images))
+        x, misfits, correction = self._each_plane(fit_plane, *images)
+        return Fit(x, float(misfits.sum()), correction)
 
     def start(self, y: Tensor) -> Tensor:
         """Continue the observation by its edge, and fill its gaps."""
@@ -404,7 +405,7 @@ class Resize:
         error = y - self.forward(prior)
         if self.mask is None:
             inner = self._divide(error, 1.0, c)
-            return Fit(prior + self.adjoint(inner), -c * inner)
+            return Fit(prior + self.adjoint(inner), c**2 * float(inner.square().sum()))
         correction = torch.zeros_like(prior)
         if start is not None:
             correction, error = start.clone(), error - self.forward(start)
@@ -419,7 +420,7 @@ class Resize:
             tolerance**2 * c * prior.numel(),
             self.max_steps,
         )
-        return Fit(prior + correction, -error, correction)
+        return Fit(prior + correction, float(error.square().sum()), correction)
 
     def _divide(self, y: Tensor, lam: float, c: float) -> Tensor:
         """Apply ``(lam A A^T + c I)^-1``, as if nothing were missing."""

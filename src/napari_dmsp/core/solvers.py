@@ -112,7 +112,7 @@ def iterate_sgd(
     for evaluation in range(1, iterations + 1):
         prior = x - denoiser(x + dae_sigma * draw_normal(x, generator), dae_sigma)
         error = operator.forward(x) - y
-        mean = _mean_square(error, operator)
+        mean = float(error.square().mean()) / operator.coverage
         if noise_sigma is None:
             variance = residual_variance(mean, math.sqrt(2) * dae_sigma, operator.energy)
         else:
@@ -198,10 +198,10 @@ def iterate_annealed(
         noisy = ahead + gamma * sigma * draw_normal(x, generator) if gamma else ahead
         prior = _turned(denoiser, noisy, sigma * math.sqrt(1 + gamma**2), turn)
         if last:
-            x, error = prior, operator.forward(prior) - y
+            x, misfit = prior, float((operator.forward(prior) - y).square().sum())
         else:
             # It changes slowly between evaluations: the last one is a good first guess.
-            x, error, correction = operator.fit(
+            x, misfit, correction = operator.fit(
                 y,
                 prior,
                 kappa * variance / sigma**2,
@@ -209,7 +209,7 @@ def iterate_annealed(
                 ACCURACY * sigma,
                 STEPS[min(evaluation, len(STEPS)) - 1],
             )
-        residual = math.sqrt(_mean_square(error, operator))
+        residual = math.sqrt(misfit / y.numel() / operator.coverage)
         yield State(operator.crop(x), evaluation, iterations, math.sqrt(variance), residual)
         if least < most:
             spread = operator.energy * sigma**2
@@ -232,8 +232,3 @@ def geometric(first: float, last: float, index: int, count: int) -> float:
     """Return value ``index`` of ``count`` that fall geometrically from ``first`` to ``last``."""
     fraction = index / max(count - 1, 1)
     return first ** (1 - fraction) * last**fraction
-
-
-def _mean_square(error: Tensor, operator: Operator) -> float:
-    """Mean over the samples that were observed."""
-    return float(error.square().mean()) / operator.coverage
