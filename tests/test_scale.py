@@ -54,7 +54,7 @@ class Counter:
 @pytest.fixture
 def exact(monkeypatch):
     """Compute in float32, whatever the machine has: tiles may choose differently."""
-    monkeypatch.setattr("napari_dmsp.core.prior.BF16_NOISE", np.inf)
+    monkeypatch.setattr("napari_dmsp.core.prior.supports_bf16", lambda device: False)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ STRIDE = 8
 MIN_TILE = 2 * OVERLAP
 # Side whose features take 0.6 GB on a processor; larger tiles are no faster.
 CPU_TILE = 1536
-# Bytes of the data step, for a pixel of the result and for a channel of it; the part that stays
-# while the network runs; those of the network for a pixel; and all else, torch first. Measured.
-PIXEL_BYTES, CHANNEL_BYTES, STAYING = 73, 40, 0.6
+# Bytes of the data step, for a pixel of the result and for a channel of it; of the network, for a
+# pixel; and of all else, torch first. Measured.
+PIXEL_BYTES, CHANNEL_BYTES = 73, 40
 FEATURE_BYTES = 240
 BASE_BYTES = 350_000_000
 
@@ -59,4 +59,5 @@ def memory_bytes(
     """
     state = math.prod(shape) * (PIXEL_BYTES + CHANNEL_BYTES * channels)
     sides = (max(end - begin for begin, end in spans(n, tile or n)) for n in shape)
-    return max(state, int(STAYING * state) + math.prod(sides) * features)
+    # What either has freed is kept for the next evaluation, and seldom fits the other.
+    return state + math.prod(sides) * features

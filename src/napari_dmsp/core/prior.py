@@ -26,10 +26,6 @@ from .tiling import Tiled
 
 Denoiser = Callable[[Tensor, float], Tensor]
 
-# Noise relative to the brightest pixel from which rounding to bfloat16 costs less than 0.02 dB; the
-# residual is added in full precision. Half the time of float32 where the hardware has it.
-BF16_NOISE = 0.012
-
 
 def mean_shift(
     denoiser: Denoiser,
@@ -104,7 +100,7 @@ class Prior:
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise ``x``."""
-        fast = self.autocast and supports_bf16(x.device) and sigma >= BF16_NOISE * _peak(x)
+        fast = self.autocast and supports_bf16(x.device)
         with torch.autocast(x.device.type, torch.bfloat16) if fast else nullcontext():
             return self.denoiser(x, sigma)
 
@@ -121,11 +117,6 @@ class Prior:
     def tiled(self, tile: int | None) -> Prior:
         """Denoise tiles of at most ``tile`` pixels a side, or whole images."""
         return replace(self, denoiser=Tiled(self.denoiser, tile))
-
-
-def _peak(x: Tensor) -> float:
-    low, high = torch.aminmax(x)
-    return max(-float(low), float(high))
 
 
 def available_priors() -> list[str]:
