@@ -24,7 +24,8 @@ from scipy.ndimage import gaussian_filter
 
 # Nothing that loads torch: the panel does that when it is opened.
 
-TICK = 0.005
+# Fine enough to see blocks; that alone takes a twentieth of a core, so durations get a coarse one.
+TICK, COARSE = 0.005, 0.05
 # After a run the viewer still draws its result.
 SETTLE = 1.0
 GOALS = {"block": 0.1, "cancel": 2.0, "preview": 15.0, "overhead": 0.05}
@@ -181,12 +182,14 @@ def blurred_spots(size: int) -> NDArray[np.uint16]:
 def run(panel: Any, start: Callable[[], None] | None = None) -> float:
     """Run until the end, and return the seconds."""
     begin = time.perf_counter()
-    watch(lambda: not panel.running, start or panel.run)
+    watch(lambda: not panel.running, start or panel.run, COARSE)
     return time.perf_counter() - begin
 
 
 def watch(
-    until: Callable[[], bool] | float, begin: Callable[[], object] | None = None
+    until: Callable[[], bool] | float,
+    begin: Callable[[], object] | None = None,
+    period: float = TICK,
 ) -> NDArray[np.float64]:
     """Run the event loop until something holds, or for some seconds.
 
@@ -203,7 +206,7 @@ def watch(
 
     timer.setTimerType(Qt.TimerType.PreciseTimer)
     timer.timeout.connect(tick)
-    timer.start(round(1000 * TICK))
+    timer.start(round(1000 * period))
     if begin is not None:
         begin()
     loop.exec()

@@ -21,10 +21,11 @@ OUT_OF_MEMORY = (
     "nable to find an engine",
 )
 
-# Parameters of glibc's malloc, and the greatest values that it gives them by itself.
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20}
-KEEPING = {TRIM_THRESHOLD: 2**31 - 1, MMAP_THRESHOLD: 128 << 20}
+# Parameters of glibc's malloc, and the greatest values that it gives them by itself. Threads other
+# than the first give pieces of 64 MB back as soon as these are empty, but for the padding.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+USUAL = {TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10, MMAP_THRESHOLD: 32 << 20}
+KEEPING = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 << 20, MMAP_THRESHOLD: 128 << 20}
 
 
 def pick_device(name: str = "auto") -> torch.device:
