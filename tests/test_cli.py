@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from typer.testing import CliRunner
 
 from napari_dmsp.cli import app
@@ -157,6 +159,19 @@ def test_same_seed_same_result(tmp_path, source):
     assert (first != other).any()
 
 
+def test_tiles_of_an_image_and_of_a_stack(tmp_path):
+    source = write(tmp_path / "in.tif", make_image((200, 230), np.uint16))
+    arguments = ("--psf", "gaussian:1", "--iterations", 1, "--noise", 300, "--tile", 192)
+    result = run("deblur", source, tmp_path / "out.tif", *arguments, "--sidecar")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out.tif.json").read_text())["settings"]["tile"] == 192
+    stack = tmp_path / "stack.tif"
+    tifffile.imwrite(stack, np.stack([make_image((200, 230), np.uint16)] * 2))
+    result = run("deblur", stack, tmp_path / "out.zarr", *arguments[:-1], 100)
+    assert result.exit_code == 0, result.output
+    assert zarr.open(tmp_path / "out.zarr", mode="r")["0"].chunks[-2:] == (104, 120)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -174,6 +189,7 @@ def test_same_seed_same_result(tmp_path, source):
         (("--prior", "missing"), "prior='missing'"),
         (("--prior", "rgb"), "use prior='gray'"),
         (("--device", "abacus"), "device='abacus'"),
+        (("--tile", "64"), "tile=64"),
         (("--background", "1e9"), "background"),
     ],
 )

@@ -154,6 +154,14 @@ Planes = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        help="Greatest side in pixels of the parts that are computed at once, to save memory; of "
+        "the parts of a stack's planes.",
+        show_default="1536, by memory on a GPU; 1024 for stacks",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
 
@@ -204,6 +212,7 @@ def deblur(
     prior: PriorName = None,
     seed: Seed = 0,
     device: Device = "auto",
+    tile: Tile = None,
     background: Background = None,
     dtype: PixelType = OutputDtype.input,
     sidecar: Sidecar = None,
@@ -235,6 +244,7 @@ def deblur(
             prior=prior,
             seed=seed,
             device=device,
+            tile=tile,
             background=background,
             dtype=dtype,
             sidecar=sidecar,
@@ -260,6 +270,7 @@ def superres(
     prior: PriorName = None,
     seed: Seed = 0,
     device: Device = "auto",
+    tile: Tile = None,
     background: Background = None,
     dtype: PixelType = OutputDtype.input,
     sidecar: Sidecar = None,
@@ -288,6 +299,7 @@ def superres(
             prior=prior,
             seed=seed,
             device=device,
+            tile=tile,
             background=background,
             dtype=dtype,
             sidecar=sidecar,
@@ -338,6 +350,7 @@ def demosaic(
     prior: PriorName = None,
     seed: Seed = 0,
     device: Device = "auto",
+    tile: Tile = None,
     dtype: PixelType = OutputDtype.input,
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
@@ -367,6 +380,7 @@ def demosaic(
             prior=prior,
             seed=seed,
             device=device,
+            tile=tile,
             background=black,
             dtype=dtype,
             sidecar=sidecar,
@@ -511,6 +525,7 @@ def _restore(
     mask: Path | None,
     prior: str | None,
     method: Method,
+    tile: int | None,
     dtype: OutputDtype,
     sidecar: bool | None,
     scheduler: str | None,
@@ -533,6 +548,8 @@ def _restore(
     from .core import DmspError
 
     options |= {"prior": prior, "method": method.value}
+    if tile is not None:
+        options["tile"] = tile
     if psf is not None:
         options["psf"] = _make_psf(psf)
     files = [path for path in (mask, psf and Path(psf)) if path and path.is_file()]
