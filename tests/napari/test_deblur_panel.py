@@ -252,7 +252,7 @@ def test_both_layers_deleted_during_the_run(qtbot, viewer, open_panel, fake_prio
     panel.run()
     qtbot.waitUntil(fake_prior.entered.is_set, timeout=60_000)
     viewer.layers.clear()
-    assert panel._plan.value == "Open an image."
+    qtbot.waitUntil(lambda: panel._plan.value == "Open an image.")
     fake_prior.release()
     finish(qtbot, panel)
     assert [layer.name for layer in viewer.layers] == ["step deblurred"]

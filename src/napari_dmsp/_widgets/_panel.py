@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
-SECONDS_PER_MEGAPIXEL = 2.5
+SECONDS_PER_MEGAPIXEL = 1.5
 # Sides of what Preview restores at most: a few seconds' work.
 PREVIEW = 512
 # What surrounds a region restores its edges as well as its middle.
@@ -350,6 +350,13 @@ class RunPanel(Container[Widget]):
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that the viewer has now."""
+        if self.running:
+            # Perhaps in the very turn in which napari takes long enough to show the result.
+            self._runner.in_turns(self._offer_layers)
+        else:
+            self._offer_layers()
+
+    def _offer_layers(self) -> None:
         super().reset_choices()
         self.refresh()
 
