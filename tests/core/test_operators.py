@@ -104,3 +104,17 @@ def test_colour_channels_are_independent():
 def test_a_psf_must_be_two_dimensional():
     with pytest.raises(DmspError, match=r"\(3,\)"):
         Blur(torch.ones(3), (8, 8))
+
+
+def test_narrow_borders_take_half_the_steps():
+    psf, rng = torch.full((5, 5), 0.04, dtype=torch.float64), np.random.default_rng(6)
+    found = []
+    for shape in ((40, 40), (200, 200)):
+        op = Blur(psf, shape)
+        y, prior = (
+            torch.from_numpy(rng.standard_normal((1, 1, *n))) for n in (shape, op.extended_shape)
+        )
+        fits = [op.fit(y, prior, 0.01, tolerance=0, max_steps=n).x for n in (2, 3, 4)]
+        found.append([torch.equal(a, fits[-1]) for a in fits])
+    # Of 200 x 200 pixels, 3 and 4 steps are both 2.
+    assert found == [[False, False, True], [False, True, True]]
