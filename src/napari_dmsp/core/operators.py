@@ -23,7 +23,7 @@ from .._tiles import STRIDE
 from .errors import DmspError
 
 # Part of an image along its border, where periodic and true blur differ, up to which half the steps
-# of a data step cost less than 0.02 dB.
+# of a data step cost about 0.02 dB or less.
 NARROW = 0.05
 
 
