@@ -84,7 +84,7 @@ class Operator(Protocol):
 
         An iterative method begins with the correction ``start`` of a similar problem and stops at
         a root mean square error of ``tolerance``, or after ``max_steps`` where samples are missing
-        at the border only, half of them where that is narrow.
+        at the border only.
         """
 
     def start(self, y: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class Blur:
         tolerance: float = 1e-5,
         max_steps: int | None = None,
     ) -> Fit:
-        """Fit on the extended domain; see the class notes."""
+        """Fit on the extended domain; half of ``max_steps`` do where the border is narrow."""
         inverse = 1 / (self.coverage * self._power + c)
         limit = self.max_steps
         if max_steps is not None and self.mask is None:
