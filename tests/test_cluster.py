@@ -111,7 +111,7 @@ def test_clients_that_dask_knows_are_used(cluster, source, tmp_path):
 
 
 def test_nobody_answers(monkeypatch):
-    monkeypatch.setattr(scale, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("napari_dmsp.scale.output.CONNECT_SECONDS", 0.2)
     with (
         pytest.raises(scale.DmspError, match="no dask scheduler answers"),
         scale.connect("tcp://127.0.0.1:9"),

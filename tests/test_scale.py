@@ -17,7 +17,10 @@ from napari_dmsp import core, scale
 from napari_dmsp.cli import app
 from napari_dmsp.core import DmspError
 from napari_dmsp.core.kernel import gaussian_psf
-from napari_dmsp.scale import Axis, Survey, _find_surveys, _Lines
+from napari_dmsp.scale import Axis, Survey
+from napari_dmsp.scale.stacks import as_stack
+from napari_dmsp.scale.survey import find_surveys
+from napari_dmsp.scale.tiles import _Lines
 
 PSF = gaussian_psf(1)
 FAST = {"iterations": 1, "noise_sigma": 0.02}
@@ -60,8 +63,8 @@ def exact(monkeypatch):
 @pytest.fixture
 def big(monkeypatch):
     """Let planes of 200 pixels be large: samples and overviews are smaller than they are."""
-    monkeypatch.setattr(scale, "SAMPLE", 96)
-    monkeypatch.setattr(scale, "BLOCK", 24)
+    monkeypatch.setattr("napari_dmsp.scale.survey.SAMPLE", 96)
+    monkeypatch.setattr("napari_dmsp.scale.survey.BLOCK", 24)
 
 
 @pytest.fixture
@@ -164,7 +167,7 @@ def test_planes_of_one_tile_are_restored_as_usual():
     stack = np.stack([texture((40, 48), seed) for seed in range(6)]).reshape(2, 3, 40, 48)
     result = scale.deblur(stack, PSF, iterations=2)
     assert result.chunks == ((1, 1), (1, 1, 1), (40,), (48,))
-    assert _find_surveys(result) is None
+    assert find_surveys(result) is None
     found = result.compute(scheduler="synchronous")
     for index in ((0, 0), (1, 2)):
         expected = core.deblur(stack[index], PSF, iterations=2).image
@@ -179,12 +182,12 @@ def test_kernels_are_found_per_plane():
 
 
 def test_one_kernel_and_noise_level_for_the_tiles_of_a_plane(monkeypatch):
-    monkeypatch.setattr(scale, "SAMPLE", 64)
-    monkeypatch.setattr(scale, "BLOCK", 16)
+    monkeypatch.setattr("napari_dmsp.scale.survey.SAMPLE", 64)
+    monkeypatch.setattr("napari_dmsp.scale.survey.BLOCK", 16)
     image = texture((200, 130))
     # With such a halo, all tiles see the whole plane.
     lazy = scale.deblur(image[None], psf_size=3, tile=80, halo=200, prior=smooth, iterations=1)
-    surveys = _find_surveys(lazy)
+    surveys = find_surveys(lazy)
     assert surveys.numblocks == (1, 1, 1, 1)
     # Sums round otherwise with another number of threads, and a search for a kernel amplifies that.
     (survey,) = dask.compute(*surveys.to_delayed().ravel(), scheduler="synchronous")
@@ -201,7 +204,7 @@ def test_one_kernel_and_noise_level_for_the_tiles_of_a_plane(monkeypatch):
 def test_one_survey_for_a_stack():
     stack = np.stack([texture((40, 48), seed) * (seed + 1) for seed in range(4)])
     lazy = scale.deblur(stack, PSF, survey="stack", iterations=1)
-    (survey,) = dask.compute(*_find_surveys(lazy).to_delayed().ravel())
+    (survey,) = dask.compute(*find_surveys(lazy).to_delayed().ravel())
     chosen = stack[[0, 1, 3]]
     assert survey.reference.units.scale == pytest.approx(
         np.subtract(*np.percentile(chosen, [99.9, 0.1]))
@@ -305,7 +308,7 @@ def test_sources(tmp_path, ome):
         np.testing.assert_array_equal(other, expected)
     path, held = ome(2)
     for source in (path, path / "full", zarr.open(path, mode="r")):
-        stack = scale._as_stack(source, None)
+        stack = as_stack(source, None)
         assert (stack.array == held).all().compute()
 
 
