@@ -206,7 +206,7 @@ class _Output:
         """Compute what is missing."""
         surveys = find_surveys(self.array)
         records = {} if surveys is None else self._records(surveys)
-        writes = self._writes(self.array)
+        writes = self._writes()
         total = len(records) + len(writes)
         missing = [key for key, write in writes.items() if not write.marker.exists()]
         unknown = [key for key, path in records.items() if not path.exists()]
@@ -242,16 +242,15 @@ class _Output:
             for index in np.ndindex(surveys.numblocks)
         }
 
-    def _writes(self, array: da.Array) -> dict[Any, _Write]:
+    def _writes(self) -> dict[Any, _Write]:
         target = zarr.open(self.path, mode="r+")
         if isinstance(target, zarr.Group):
             target = target["0"]
-        size = array.chunksize
-        writes = {}
+        array, writes = self.array, {}
         for index in np.ndindex(array.numblocks):
             region = tuple(
                 slice(i * n, min((i + 1) * n, end))
-                for i, n, end in zip(index, size, array.shape, strict=True)
+                for i, n, end in zip(index, array.chunksize, array.shape, strict=True)
             )
             writes[(array.name, *index)] = _Write(target, region, self._chunks / _dotted(index))
         return writes

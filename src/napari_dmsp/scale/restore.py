@@ -16,7 +16,7 @@ from ..core.blind import MAX_SIZE
 from ..io import fit_dtype
 from .stacks import Pixels, Source, Stack, as_stack, from_numpy, layer
 from .survey import Survey, make_surveys
-from .tasks import Task, alone, failures_named, one_thread, say_plane
+from .tasks import Task, say_plane
 from .tiles import Grid, block_key, contrast, cut, plane_of
 
 # What a tile sees of its neighbours, beside half the point spread function: with less than 48
@@ -198,13 +198,13 @@ class _Restorer:
     def __call__(self, pixels: Pixels, survey: Survey | None, mask: Pixels | None) -> Pixels:
         """Restore a window (1, ..., h, w, channels); returns (1, ..., H, W, channels')."""
         window, gaps = plane_of(pixels), None if mask is None else plane_of(mask)
-        with failures_named(self.where), one_thread(), alone(self.task):
+        with self.task.at_work(self.where):
             image = self._image(window, gaps, survey)
         return image.reshape(pixels.shape[:-3] + image.shape)
 
     def _image(self, window: Pixels, gaps: Pixels | None, survey: Survey | None) -> Pixels:
         dtype = self.task.dtype
-        channels = 3 if self.task.name == "demosaic" else window.shape[-1]
+        channels = 3 if self.task.colour else window.shape[-1]
         seen = window if gaps is None else window[~gaps[..., 0]]
         if contrast(window, gaps) == 0 and np.isfinite(seen).all():
             # Nothing to restore; where nothing was seen, there is black.
@@ -240,28 +240,24 @@ def _restore(
     surveys = make_surveys(source, gaps, task, shared, grid, token) if grid.cut or shared else None
     spans = grid.rows.windows, grid.columns.windows
     windows, masks = cut(source, *spans), None if gaps is None else cut(gaps, *spans)
-    scale = task.arguments.get("scale", 1)
-    heights, widths = (grid.lengths(lines, scale) for lines in (grid.rows, grid.columns))
+    heights, widths = (lines.lengths(task.scale) for lines in (grid.rows, grid.columns))
+    parts = grid.rows.parts(task), grid.columns.parts(task)
     tasks: dict[Any, Any] = {}
     name = f"dmsp-{task.name}-{token}"
     for index in np.ndindex(windows.numblocks):
         *plane, row, column, _ = index
-        parts = (
-            grid.part(grid.rows, row, heights[row]),
-            grid.part(grid.columns, column, widths[column]),
-        )
-        shape = heights[row], widths[column]
-        restorer = _Restorer(task, parts, shape, say_plane(plane))
+        part, shape = (parts[0][row], parts[1][column]), (heights[row], widths[column])
+        restorer = _Restorer(task, part, shape, say_plane(plane))
         tasks[(name, *index)] = (
             restorer,
             block_key(windows, index),
             None if surveys is None else block_key(surveys, index),
             None if masks is None else block_key(masks, index),
         )
-    channels = 3 if task.name == "demosaic" else source.shape[-1]
+    channels = 3 if task.colour else source.shape[-1]
     chunks = (*source.chunks[:-3], heights, widths, (channels,))
     result = layer(name, tasks, [windows, surveys, masks], chunks, task.dtype)
-    if task.name == "demosaic":
+    if task.colour:
         return result
     if task.channel_axis is None:
         return result[..., 0]

@@ -21,7 +21,7 @@ from ..core.inputs import Units
 from ..core.noise import ShotLine
 from ..core.restore import KERNEL_NOISE
 from .stacks import Pixels, layer
-from .tasks import Task, alone, failures_named, one_thread, say_plane
+from .tasks import Task, say_plane
 from .tiles import Grid, Span, block_key, contrast, cut, plane_of
 
 # Side in pixels of the sample that is restored to find the noise level of a plane.
@@ -93,7 +93,7 @@ class _Surveyor:
         gaps = [None] * (1 + len(rest)) if masks is None else _merge(masks)
         windows = list(zip(rest, gaps[1:], strict=True))
         window, mask = max(windows, key=lambda pair: contrast(*pair))
-        with failures_named(self.where), one_thread(), alone(self.task):
+        with self.task.at_work(self.where):
             return _survey(self.task, (overview, gaps[0]), (window, mask))
 
 

@@ -45,14 +45,29 @@ class Task:
         return self.name == "deblur" and self.arguments["psf"] is None
 
     @property
-    def factor(self) -> Fraction:
+    def colour(self) -> bool:
+        """Whether a grey source gives a result in colour."""
+        return self.name == "demosaic"
+
+    @property
+    def device(self) -> str:
+        """Where to compute, as the user gave it."""
+        return self.arguments.get("device", "auto")
+
+    @property
+    def scale(self) -> float:
         """Pixels of the result per pixel of the source, along one axis."""
-        return Fraction(self.arguments.get("scale", 1)).limit_denominator(64)
+        return self.arguments.get("scale", 1)
+
+    @property
+    def factor(self) -> Fraction:
+        """The scale as a ratio of small numbers, as near as can be."""
+        return Fraction(self.scale).limit_denominator(64)
 
     @property
     def period(self) -> tuple[int, int]:
         """Pixels after which the colour filters repeat, along both axes."""
-        if self.name != "demosaic":
+        if not self.colour:
             return 1, 1
         _, height, width = cfa_tile(self.arguments["pattern"]).shape
         return height, width
@@ -72,15 +87,25 @@ class Task:
         axis = -1 if self.channel_axis is not None else None
         picture = pixels if axis == -1 else pixels[..., 0]
         gaps = None if mask is None else mask[..., 0]
-        arguments = {"device": pick_worker_device(self.arguments.get("device", "auto"))} | known
+        arguments = {"device": pick_worker_device(self.device)} | known
         return self.prepare(picture, channel_axis=axis, mask=gaps, **(self.arguments | arguments))
+
+    @contextmanager
+    def at_work(self, where: str) -> Iterator[None]:
+        """Share the machine with other tasks, and say ``where`` a restoration failed."""
+        try:
+            with _one_thread(), _alone(self.device):
+                yield
+        except DmspError as error:
+            raise DmspError(f"{where}: {error}") from error
 
     def check(self) -> None:
         """Try the arguments on an image, to find those that suit none before any work."""
         psf = self.arguments.get("psf")
         side = max(2 * MIN_SIDE, 0 if psf is None else max(psf.shape, default=0))
-        low = _or(self.arguments.get("background"), 0.0)
-        high = _or(self.arguments.get("white"), low + 1)
+        low, high = self.arguments.get("background"), self.arguments.get("white")
+        low = 0.0 if low is None else low
+        high = low + 1 if high is None else high
         ramp = np.linspace(low, high, side * side).reshape(side, side, 1)
         self.job(ramp if self.channel_axis is None else np.repeat(ramp, 3, -1), device="cpu")
 
@@ -121,9 +146,8 @@ _device_lock = threading.Lock()
 
 
 @contextmanager
-def alone(task: Task) -> Iterator[None]:
+def _alone(name: str) -> Iterator[None]:
     """Let one thread at a time use the GPUs: each would take all of their memory."""
-    name = task.arguments.get("device", "auto")
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if name == "cpu" or not gpu:
         yield
@@ -145,7 +169,7 @@ _threads = _Threads()
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Let torch compute with one thread in each of the threads that dask has.
 
     A task in the main thread is the only one, and may use all. Torch keeps the number per thread,
@@ -169,19 +193,6 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(_threads.before)
 
 
-@contextmanager
-def failures_named(where: str) -> Iterator[None]:
-    """Say which plane could not be restored."""
-    try:
-        yield
-    except DmspError as error:
-        raise DmspError(f"{where}: {error}") from error
-
-
 def say_plane(index: Sequence[int]) -> str:
     """Name a plane in messages."""
     return f"plane {', '.join(map(str, index))}" if len(index) else "the plane"
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

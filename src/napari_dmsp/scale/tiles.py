@@ -48,15 +48,27 @@ class _Lines:
         ]
         return cls(size, tuple(tiles), tuple(windows))
 
+    def lengths(self, scale: float) -> tuple[int, ...]:
+        """Return the lengths of the tiles of the result."""
+        ends = [round(end * scale) for _, end in self.tiles]
+        return tuple(np.diff([0, *ends]).tolist())
+
+    def parts(self, task: Task) -> list[slice]:
+        """Return where the tiles of the result lie in those of their windows."""
+        begins = [
+            int((tile[0] - window[0]) * task.factor)
+            for tile, window in zip(self.tiles, self.windows, strict=True)
+        ]
+        return [slice(b, b + n) for b, n in zip(begins, self.lengths(task.scale), strict=True)]
+
 
 @dataclass(frozen=True)
 class Grid:
-    """How planes are cut. ``factor`` is exact where there is more than one tile."""
+    """How planes are cut."""
 
     rows: _Lines
     columns: _Lines
     steps: tuple[int, int]
-    factor: Fraction
 
     @classmethod
     def of(cls, shape: tuple[int, ...], task: Task, tile: int | None, halo: int) -> Grid:
@@ -74,9 +86,9 @@ class Grid:
             _Lines.of(n, math.inf if tile is None else tile / factor, halo / factor, step)
             for n, step in zip(plane, steps, strict=True)
         ]
-        grid = cls(lines[0], lines[1], (steps[0], steps[1]), factor)
-        if grid.cut and "scale" in task.arguments:
-            _check_ratio(task.arguments["scale"], factor, plane)
+        grid = cls(lines[0], lines[1], (steps[0], steps[1]))
+        if grid.cut:
+            _check_ratio(task.scale, factor, plane)
         return grid
 
     @property
@@ -89,16 +101,6 @@ class Grid:
         """Least height and width of windows."""
         heights, widths = ([b - a for a, b in x.windows] for x in (self.rows, self.columns))
         return min(heights), min(widths)
-
-    def part(self, lines: _Lines, i: int, length: int) -> slice:
-        """Return where a tile of the result lies in that of its window."""
-        begin = int((lines.tiles[i][0] - lines.windows[i][0]) * self.factor)
-        return slice(begin, begin + length)
-
-    def lengths(self, lines: _Lines, scale: float) -> tuple[int, ...]:
-        """Return the lengths of the tiles of the result."""
-        ends = [round(end * scale) for _, end in lines.tiles]
-        return tuple(np.diff([0, *ends]).tolist())
 
 
 def _check_ratio(scale: float, factor: Fraction, plane: Sequence[int]) -> None:
