@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from napari_dmsp.batch import Files, Task, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
-from napari_dmsp.core import prepare_deblur, prepare_demosaic, prepare_superres
+from napari_dmsp.core import deblur, prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.kernel import gaussian_psf
-from napari_dmsp.core.prior import load_prior
+from napari_dmsp.core.prior import _read_prior
+from napari_dmsp.io import fit_dtype
 
 DEBLUR = ("deblur", "--psf", "gaussian:1", "--iterations", 1)
 
@@ -282,14 +283,7 @@ def test_kernels_go_to_a_folder(pair):
     np.testing.assert_allclose(tifffile.imread("kernels/b.tif"), gaussian_psf(1), rtol=1e-6)
 
 
-def test_each_prior_is_loaded_once(monkeypatch):
-    loaded = []
-
-    def load(name):
-        loaded.append(name)
-        return load_prior(name)
-
-    monkeypatch.setattr("napari_dmsp.batch.load_prior", load)
+def test_each_prior_is_loaded_once():
     Path("in").mkdir()
     spots = np.zeros((32, 32), np.uint8)
     spots[8:12, 8:12] = 200
@@ -297,14 +291,101 @@ def test_each_prior_is_loaded_once(monkeypatch):
         iio.imwrite(f"in/colour{index}.png", random_image((16, 20, 3)))
         iio.imwrite(f"in/grey{index}.png", random_image((16, 20)))
         iio.imwrite(f"in/dark{index}.png", spots)
+    _read_prior.cache_clear()
     assert run(*DEBLUR, "in", "out").exit_code == 0
-    assert sorted(loaded) == ["gray", "microscopy", "rgb"]
+    assert _read_prior.cache_info().misses == 3
     sidecars = sorted(Path("out").glob("*.json"))
     names = [json.loads(path.read_text())["settings"]["prior"] for path in sidecars]
     assert names == ["rgb", "rgb", "microscopy", "microscopy", "gray", "gray"]
-    loaded.clear()
+    _read_prior.cache_clear()
     assert run(*DEBLUR, "in", "named", "--prior", "gray").exit_code == 0
-    assert loaded == ["gray"]
+    assert _read_prior.cache_info().misses == 1
+
+
+def spots(height):
+    image = np.full((16, 20), 10, "u2")
+    image[6:9, 8:12] = height
+    return image
+
+
+@pytest.fixture
+def stack():
+    """Four planes of two time points: fluorescence, but for a constant and a crowded one."""
+    Path("in").mkdir()
+    planes = [np.full((16, 20), 7, "u2"), spots(500), spots(700), random_image((16, 20), "u2")]
+    pixels = np.stack(planes).reshape(2, 2, 16, 20)
+    metadata = {"axes": "TZYX", "spacing": 0.5, "unit": "um", "finterval": 3.0}
+    tifffile.imwrite("in/s.tif", pixels, imagej=True, resolution=(4, 2), metadata=metadata)
+    return pixels
+
+
+def test_planes_of_a_stack_are_restored_one_by_one(stack):
+    iio.imwrite("in/photo.png", random_image((16, 20, 3)))
+    result = run(*DEBLUR, "in", "out")
+    assert result.exit_code == 0, result.output
+    assert "s.tif: 3 planes, noise " in result.output
+    with tifffile.TiffFile("out/s.tif") as file:
+        assert file.series[0].axes == "TZYX"
+        assert file.pages.first.resolution == (4, 2)
+        expected = {"spacing": 0.5, "unit": "um", "finterval": 3.0}
+        assert {name: file.imagej_metadata[name] for name in expected} == expected
+        restored = file.asarray()
+    assert restored.dtype == stack.dtype
+    # A constant plane stays, and the one that looks like a photograph has the prior of the others.
+    np.testing.assert_array_equal(restored[0, 0], stack[0, 0])
+    for index in ((0, 1), (1, 0), (1, 1)):
+        alone = deblur(stack[index], gaussian_psf(1), iterations=1, prior="microscopy")
+        np.testing.assert_array_equal(restored[index], fit_dtype(alone.image, stack.dtype))
+    about = json.loads(Path("out/s.tif.json").read_text())
+    assert about["settings"]["prior"] == "microscopy"
+    assert about["evaluations"] == [None, 1, 1, 1]
+    assert about["noise_sigma"][3] == pytest.approx(alone.noise_sigma)
+
+
+def test_one_stack_to_a_file(stack):
+    result = run("superres", "in/s.tif", "out.tif", "--scale", 2, "--iterations", 1)
+    assert result.exit_code == 0, result.output
+    with tifffile.TiffFile("out.tif") as file:
+        assert file.series[0].axes == "TZYX"
+        assert file.series[0].shape == (2, 2, 32, 40)
+        assert file.pages.first.resolution == (8, 4)
+
+
+def test_kernels_of_planes_are_a_stack(stack):
+    big = np.random.default_rng(0).random((2, 80, 80)).astype("f4")
+    tifffile.imwrite("in/s.tif", big)
+    result = run(
+        "deblur", "in/s.tif", "out.tif", "--psf-size", 7, "--iterations", 1, "--save-psf", "k.tif"
+    )
+    assert result.exit_code == 0, result.output
+    kernels = tifffile.imread("k.tif")
+    assert kernels.shape == (2, 7, 7)
+    np.testing.assert_allclose(kernels.sum((1, 2)), 1, rtol=1e-5)
+    # One that is given is one.
+    run(*DEBLUR, "in/s.tif", "given.tif", "--save-psf", "g.tif")
+    np.testing.assert_allclose(tifffile.imread("g.tif"), gaussian_psf(1), rtol=1e-6)
+
+
+def test_a_bad_plane_is_named(stack):
+    bad = stack.astype("f4")
+    bad[1, 0, 3, 3] = np.nan
+    tifffile.imwrite("in/s.tif", bad)
+    result = run(*DEBLUR, "in/s.tif", "out.tif")
+    assert result.exit_code == 2
+    assert "plane 1, 0: the image has 1 NaN" in result.output
+    assert not Path("out.tif").exists()
+    result = run(*DEBLUR, "in/s.tif", "out.png")
+    assert "cannot hold a stack" in result.output
+
+
+def test_stacks_of_colours_and_of_mosaics(stack):
+    colours = random_image((2, 16, 20, 3))
+    tifffile.imwrite("in/s.tif", colours, photometric="rgb")
+    assert run(*DEBLUR, "in/s.tif", "out.tif").exit_code == 0
+    assert tifffile.imread("out.tif").shape == colours.shape
+    tifffile.imwrite("in/s.tif", colours[..., 0])
+    assert run("demosaic", "in/s.tif", "colours.tif", "--iterations", 1).exit_code == 0
+    assert tifffile.imread("colours.tif").shape == colours.shape
 
 
 def test_an_interrupt_keeps_what_is_whole(images, monkeypatch):

@@ -205,7 +205,7 @@ def test_bad_options(tmp_path, options, message):
     [
         (np.zeros((32, 40), np.uint8), "constant"),
         (np.ones((4, 4), np.uint8), "pixels"),
-        (np.ones((5, 32, 40), np.uint8), "one by one"),
+        (np.ones((5, 32, 40), np.uint8), "plane 2: the image is constant"),
         (np.full((32, 40), np.nan, np.float32), "NaN"),
     ],
 )

@@ -14,6 +14,7 @@ from napari_dmsp.io import (
     fit_dtype,
     read_image,
     read_mask,
+    read_planes,
     read_psf,
     write_image,
     write_json,
@@ -202,6 +203,44 @@ def test_stack_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", random_image((5, 20, 30), "u1"))
     with pytest.raises(DmspError, match=r"shape \(5, 20, 30\).*one by one"):
         read_image(tmp_path / "stack.tif")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "kind"),
+    [
+        ((5, 20, 30), "Q", {}),
+        ((3, 20, 30, 3), "Q", {"photometric": "rgb"}),
+        ((3, 20, 30, 4), "Q", {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+        ((2, 3, 20, 30), "TC", {"imagej": True, "metadata": {"axes": "TCYX", "mode": "color"}}),
+        ((2, 3, 20, 30), "CZ", {"ome": True, "metadata": {"axes": "CZYX", "PhysicalSizeZ": 0.7}}),
+    ],
+)
+def test_stacks_are_read_and_written(tmp_path, shape, axes, kind):
+    pixels = random_image(shape, "u1")
+    tifffile.imwrite(tmp_path / "in.tif", pixels, resolution=(4, 2), **kind)
+    picture = read_planes(tmp_path / "in.tif")
+    assert picture.axes == axes
+    single = split(pixels[(0,) * len(axes)])
+    assert picture.channel_axis == single.channel_axis
+    assert (picture.alpha is None) == (single.alpha is None)
+    write_image(tmp_path / "out.tif", picture)
+    with (
+        tifffile.TiffFile(tmp_path / "in.tif") as old,
+        tifffile.TiffFile(tmp_path / "out.tif") as new,
+    ):
+        np.testing.assert_array_equal(new.asarray(), pixels)
+        assert new.series[0].axes == old.series[0].axes
+        # OME has sizes of its own.
+        assert new.pages.first.resolution == ((1, 1) if "ome" in kind else (4, 2))
+        if "imagej" in kind:
+            assert new.imagej_metadata["mode"] == "color"
+        if "ome" in kind:
+            assert 'PhysicalSizeZ="0.7"' in new.ome_metadata
+    finer = picture.with_pixels(
+        np.repeat(np.repeat(picture.pixels, 2, len(axes)), 2, len(axes) + 1)
+    )
+    if picture.alpha is not None:
+        assert finer.alpha.shape == finer.pixels.shape[:-1]
 
 
 def test_several_images_are_refused(tmp_path):

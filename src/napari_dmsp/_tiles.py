@@ -11,8 +11,9 @@ OVERLAP = 96
 # it give what the whole image gives.
 STRIDE = 8
 MIN_TILE = 2 * OVERLAP
-# Side whose features take 0.6 GB on a processor; larger tiles are no faster.
-CPU_TILE = 1536
+# Side whose features take 1 GB on a processor: frames of 2048 pixels, and what lies beyond their
+# edge, need no tiles, and those of 4096 need four.
+CPU_TILE = 2112
 # Bytes of the data step, for a pixel of the result and for a channel of it; of the network, for a
 # pixel; and of all else, torch first. Measured.
 PIXEL_BYTES, CHANNEL_BYTES = 73, 40

@@ -1,4 +1,4 @@
-"""Image files in, restored files out: one, or many in a batch."""
+"""Image files and stacks in, restored files out: one, or many in a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,20 @@ from . import io
 from .core import (
     DmspError,
     Job,
-    Prior,
     Restoration,
     State,
-    load_prior,
     prepare_deblur,
     prepare_demosaic,
     prepare_superres,
     run,
 )
-from .core.inputs import check_image, check_mask, default_prior, is_fluorescence
 
 # Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
 # few enough to take no time.
 PROBE_SIDE, LARGEST_PROBE = 64, 1024
 ZARR = ".zarr"
+
+Execute = Callable[[Job, str], Restoration]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Files:
     sidecar : Path or None
         Where the record of the run goes, as JSON.
     psf : Path or None
-        Where the point spread function goes.
+        Where the point spread function goes; those found in the planes of a stack as a stack.
     """
 
     source: Path
@@ -101,29 +100,71 @@ class Task:
     overwrite: bool = False
     named: tuple[Path, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
-    _load: Callable[[str], Prior] = field(default_factory=lambda: cache(load_prior), repr=False)
 
-    def restore(self, files: Files, execute: Callable[[Job], Restoration]) -> Restoration:
-        """Read one image, check what will be written, run, and write.
+    def restore(self, files: Files, execute: Execute) -> list[Restoration]:
+        """Read one image or the planes of a stack, check what will be written, run, and write.
+
+        Parameters
+        ----------
+        files : Files
+            What to read and to write.
+        execute : callable
+            Runs the job of a plane, whose number it gets in words; nothing for a single image.
+
+        Returns
+        -------
+        list of Restoration
+            One for every plane; constant ones among others stay as they are, and have none.
 
         Raises
         ------
         DmspError
             Saying what is wrong with the image or its outputs.
         """
-        picture = io.read_image(files.source)
+        picture = io.read_planes(files.source)
         if self.mosaic and picture.channel_axis is not None:
             raise DmspError(f"{files.source} is in colour already; a mosaic has one channel.")
         dtype = self._output_dtype(picture)
         self._check_outputs(files, picture, dtype)
-        result = execute(self._job(picture.pixels, picture.channel_axis, self.mask))
-        io.write_image(files.image, picture.with_pixels(io.fit_dtype(result.image, dtype)))
+        results = self._restore_planes(picture, dtype, execute)
+        done = [result for result, _ in results if result is not None]
+        pixels = np.stack([image for _, image in results])
+        shape = picture.pixels.shape[: len(picture.axes)] + pixels.shape[1:]
+        io.write_image(files.image, picture.with_pixels(pixels.reshape(shape)))
         if files.sidecar is not None:
             names = {"input": str(files.source), "output": str(files.image)}
-            io.write_json(files.sidecar, names | self.record | result.to_dict())
-        if files.psf is not None and result.psf is not None:
-            io.write_psf(files.psf, result.psf)
-        return result
+            io.write_json(files.sidecar, names | self.record | _describe(results))
+        kernels = [result.psf for result in done if result.psf is not None]
+        if files.psf is not None and kernels:
+            shared = len(kernels) == 1 or self.options.get("psf") is not None
+            io.write_psf(files.psf, kernels[0] if shared else np.stack(kernels))
+        return done
+
+    def _restore_planes(
+        self, picture: io.Picture, dtype: np.dtype[Any], execute: Execute
+    ) -> list[tuple[Restoration | None, NDArray[Any]]]:
+        """Restore every plane that is not constant; returns what was found, and its image."""
+        pixels, axis = picture.pixels, picture.channel_axis
+        planes = list(np.ndindex(pixels.shape[: len(picture.axes)]))
+        varied = [index for index in planes if np.ptp(pixels[index]) != 0] or planes
+        options = self.options
+        if len(planes) > 1 and options["prior"] is None:
+            # All have the one that suits the plane in the middle.
+            middle = varied[len(varied) // 2]
+            with _failures_named(middle):
+                job = self._job(pixels[middle], axis, self.mask)
+            options = options | {"prior": job.settings["prior"]}
+        found: dict[tuple[int, ...], tuple[Restoration, NDArray[Any]]] = {}
+        for index in varied:
+            with _failures_named(index):
+                job = self._job(pixels[index], axis, self.mask, options)
+                result = execute(job, _say_plane(index))
+            found[index] = result, io.fit_dtype(result.image, dtype)
+        shape = found[varied[0]][1].shape
+        return [
+            found.get(index, (None, np.full(shape, pixels[index].flat[0], dtype)))
+            for index in planes
+        ]
 
     def check(self) -> None:
         """Try the options on an image that suits all good ones, to find a bad one at once."""
@@ -139,24 +180,13 @@ class Task:
             self._job(np.stack([ramp] * 3, axis=-1), -1)
 
     def _job(
-        self, pixels: NDArray[Any], axis: int | None, mask: NDArray[np.bool_] | None = None
+        self,
+        pixels: NDArray[Any],
+        axis: int | None,
+        mask: NDArray[np.bool_] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> Job:
-        prior = self._prior(pixels, axis, mask)
-        return self.prepare(
-            pixels, channel_axis=axis, mask=mask, **(self.options | {"prior": prior})
-        )
-
-    def _prior(
-        self, pixels: NDArray[Any], axis: int | None, mask: NDArray[np.bool_] | None
-    ) -> Prior:
-        """Load the prior that the user names, or that suits the image; each is loaded once."""
-        name = self.options["prior"]
-        if name is None and (self.mosaic or axis is not None):
-            name = default_prior(3, False)
-        elif name is None:
-            values = check_image(pixels, axis, check_mask(mask, pixels, axis))
-            name = default_prior(1, is_fluorescence(values))
-        return self._load(name)
+        return self.prepare(pixels, channel_axis=axis, mask=mask, **(options or self.options))
 
     def _output_dtype(self, picture: io.Picture) -> np.dtype[Any]:
         keep = picture.pixels.dtype.kind in "ui" and not self.floats
@@ -165,7 +195,8 @@ class Task:
     def _check_outputs(self, files: Files, picture: io.Picture, dtype: np.dtype[Any]) -> None:
         form = picture
         if self.mosaic:
-            form = replace(picture, pixels=np.stack([picture.pixels] * 3, axis=-1))
+            colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
+            form = replace(picture, pixels=colours)
         named = [files.source, *self.named]
         io.check_output(files.image, form, dtype, named, self.overwrite)
         if files.psf is not None:
@@ -260,13 +291,13 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
         for files in batch:
             try:
-                result = task.restore(files, partial(_run_within, bar, files.source.name))
+                results = task.restore(files, partial(_run_within, bar, files.source.name))
             except (DmspError, MemoryError) as error:
                 text = " ".join(str(error).split())
                 name = str(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                bar.write(f"{files.image}: {summarize(result)}")
+                bar.write(f"{files.image}: {summarize(results)}")
             bar.update()
         bar.set_postfix_str("")
     return len(failures)
@@ -331,11 +362,11 @@ def restore_stack(
         )
 
 
-def run_with_bar(job: Job) -> Restoration:
+def run_with_bar(job: Job, where: str = "") -> Restoration:
     """Run one job with a bar over its evaluations."""
     from tqdm import tqdm
 
-    with tqdm(total=job.total, unit="evaluation") as bar:
+    with tqdm(total=job.total, desc=where or None, unit="evaluation") as bar:
 
         def show(state: State) -> None:
             bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
@@ -344,23 +375,53 @@ def run_with_bar(job: Job) -> Restoration:
         return run(job, show)
 
 
-def summarize(result: Restoration) -> str:
-    """Say in a line how a restoration went."""
-    kind = "estimated" if result.settings["noise_sigma"] is None else "given"
+def summarize(results: Sequence[Restoration]) -> str:
+    """Say in a line how the restoration of an image, or of the planes of a stack, went."""
+    kind = "estimated" if results[0].settings["noise_sigma"] is None else "given"
+    levels = [f"{level([r.noise_sigma for r in results]):.3g}" for level in (min, max)]
+    noise = " to ".join(dict.fromkeys(levels))
+    planes = "" if len(results) == 1 else f"{len(results)} planes, "
     return (
-        f"noise {result.noise_sigma:.3g} ({kind}), {result.evaluations} evaluations, "
-        f"{result.seconds:.1f} s"
+        f"{planes}noise {noise} ({kind}), {sum(r.evaluations for r in results)} evaluations, "
+        f"{sum(r.seconds for r in results):.1f} s"
     )
 
 
-def _run_within(bar: Any, name: str, job: Job) -> Restoration:
+def _describe(results: Sequence[tuple[Restoration | None, object]]) -> dict[str, Any]:
+    """Describe the restoration of an image; of planes, what differs as lists, null for constant."""
+    found = [None if result is None else result.to_dict() for result, _ in results]
+    about = dict(next(plane for plane in found if plane is not None))
+    if len(found) > 1:
+        for name in ("noise_sigma", "evaluations", "seconds"):
+            about[name] = [plane and plane[name] for plane in found]
+    return about
+
+
+def _run_within(bar: Any, name: str, job: Job, where: str) -> Restoration:
     """Run one job of a batch, and show its evaluations behind the bar."""
+    label = f"{name} {where}".rstrip()
 
     def show(state: State) -> None:
-        bar.set_postfix_str(f"{name} {state.evaluation}/{job.total}", refresh=False)
+        bar.set_postfix_str(f"{label} {state.evaluation}/{job.total}", refresh=False)
         bar.update(0)
 
     return run(job, show)
+
+
+def _say_plane(index: tuple[int, ...]) -> str:
+    """Name a plane of a stack; nothing for a single image."""
+    return f"plane {', '.join(map(str, index))}" if index else ""
+
+
+@contextmanager
+def _failures_named(index: tuple[int, ...]) -> Iterator[None]:
+    """Say which plane of a stack could not be restored."""
+    try:
+        yield
+    except DmspError as error:
+        if not index:
+            raise
+        raise DmspError(f"{_say_plane(index)}: {error}") from error
 
 
 @contextmanager

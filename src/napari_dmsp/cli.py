@@ -68,8 +68,8 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="IN",
-        help="Grey or colour images, .tif, .png or .jpg: files, folders, or patterns like "
-        "'in/**/*.tif'. One stack, .zarr or .tif, where OUT is .zarr.",
+        help="Grey or colour images, .tif, .png or .jpg, and .tif stacks, plane by plane: files, "
+        "folders, or patterns like 'in/**/*.tif'. One stack, .zarr or .tif, where OUT is .zarr.",
         show_default=False,
     ),
 ]
@@ -159,7 +159,7 @@ Tile = Annotated[
     typer.Option(
         help="Greatest side in pixels of the parts that are computed at once, to save memory; of "
         "the parts of a stack's planes.",
-        show_default="1536, by memory on a GPU; 1024 for stacks",
+        show_default="2112, by memory on a GPU; 1024 for stacks",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -315,8 +315,8 @@ def demosaic(
         list[str],
         typer.Argument(
             metavar="IN",
-            help="Mosaics of one channel as a sensor records them, .tif or .png: files, folders, "
-            "or patterns like 'in/**/*.tif'.",
+            help="Mosaics of one channel as a sensor records them, .tif, also stacks, or .png: "
+            "files, folders, or patterns like 'in/**/*.tif'.",
             show_default=False,
         ),
     ],
@@ -496,7 +496,7 @@ def demo(
         result = run_with_bar(example.prepare(case, iterations, seed))
         before, after = example.write_comparison(path, case, result.image)
         typer.echo(f"PSNR {before:.2f} dB before, {after:.2f} dB after")
-        typer.echo(f"{summarize(result)}\n{path}")
+        typer.echo(f"{summarize([result])}\n{path}")
         if show is not None:
             show(case, result)
 
@@ -577,8 +577,8 @@ def _restore(
             raise typer.Exit(1)
         return
     single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
-    result = task.restore(single, batch.run_with_bar)
-    typer.echo("\n".join([batch.summarize(result), *map(str, single.outputs)]))
+    results = task.restore(single, batch.run_with_bar)
+    typer.echo("\n".join([batch.summarize(results), *map(str, single.outputs)]))
 
 
 def _record(**options: object) -> dict[str, Any]:

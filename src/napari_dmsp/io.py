@@ -1,4 +1,4 @@
-"""Image files: TIFF, PNG and JPEG in, the same kinds out, checked before any long work."""
+"""Image files and TIFF stacks in, the same kinds out, checked before any long work."""
 
 from __future__ import annotations
 
@@ -24,30 +24,36 @@ from .core.errors import DmspError
 TIFF, PNG, JPEG = {".tif", ".tiff"}, {".png"}, {".jpg", ".jpeg"}
 SUFFIXES = TIFF | PNG | JPEG
 NUMPY = {".npy"}
+# What is kept of ImageJ's metadata, and the largest file that it reads, in bytes.
+IMAGEJ = ("unit", "spacing", "finterval", "mode", "Labels")
+IMAGEJ_BYTES = 2**32 - 2**25
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image from a file.
+    """One image from a file, or the planes of a stack.
 
     Attributes
     ----------
     pixels : ndarray
-        (H, W), or (H, W, 3) for colour.
+        (..., H, W), or (..., H, W, 3) for colour.
     alpha : ndarray or None
-        (H, W) transparency, which no restoration touches.
+        (..., H, W) transparency, which no restoration touches.
     tags : dict
         What `tifffile.imwrite` needs to keep the pixel size.
+    axes : str
+        Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
     """
 
     pixels: NDArray[Any]
     alpha: NDArray[Any] | None = None
     tags: dict[str, Any] = field(default_factory=dict)
+    axes: str = ""
 
     @property
     def channel_axis(self) -> int | None:
         """Axis of the colour channels; None for a grey image."""
-        return -1 if self.pixels.ndim == 3 else None
+        return -1 if self.pixels.ndim - len(self.axes) == 3 else None
 
     def with_pixels(self, pixels: NDArray[Any]) -> Picture:
         """Put other pixels into the same frame, of any number: a finer image of the same object.
@@ -55,20 +61,22 @@ class Picture:
         Parameters
         ----------
         pixels : ndarray
-            (H, W) or (H, W, 3). Transparency and pixel size follow the new H and W.
+            As many planes. Transparency and pixel size follow the new H and W.
         """
-        shape, old = pixels.shape[:2], self.pixels.shape[:2]
+        lead = len(self.axes)
+        shape, old = pixels.shape[lead : lead + 2], self.pixels.shape[lead : lead + 2]
         if shape == old:
             return replace(self, pixels=pixels)
         down, right = shape[0] / old[0], shape[1] / old[1]
         alpha = self.alpha
         if alpha is not None:
             # Both grids share their outer edges, like those of a restoration.
+            factors = (*((1,) * lead), down, right)
             smooth = zoom(
-                alpha.astype(np.float64), (down, right), order=1, mode="nearest", grid_mode=True
+                alpha.astype(np.float64), factors, order=1, mode="nearest", grid_mode=True
             )
             alpha = fit_dtype(smooth, alpha.dtype)
-        return Picture(pixels, alpha, _refine(self.tags, down, right))
+        return Picture(pixels, alpha, _refine(self.tags, down, right), self.axes)
 
 
 def read_image(path: Path) -> Picture:
@@ -79,29 +87,43 @@ def read_image(path: Path) -> Picture:
     DmspError
         For a missing or broken file, and for stacks.
     """
+    picture = read_planes(path)
+    if picture.axes:
+        raise DmspError(
+            f"{path} has shape {picture.pixels.shape}; expected (H, W), or (H, W, 3) for colour. "
+            "Save the planes of a stack, or its channels, one by one."
+        )
+    return picture
+
+
+def read_planes(path: Path) -> Picture:
+    """Read a grey or colour image, or a stack of them from a TIFF file.
+
+    Raises
+    ------
+    DmspError
+        For a missing or broken file.
+    """
     suffix = _check_readable(path, SUFFIXES)
     try:
-        array, tags = _read_tiff(path) if suffix in TIFF else (_read_photo(path), {})
+        array, tags, axes = _read_tiff(path) if suffix in TIFF else (_read_photo(path), {}, "")
     except DmspError:
         raise
     # Decoders raise all sorts of errors for broken files.
     except Exception as error:
         raise DmspError(f"{path} cannot be read: {error}") from error
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 2, 3, 4)):
-        raise DmspError(
-            f"{path} has shape {array.shape}; expected (H, W), or (H, W, 3) for colour. "
-            "Save the planes of a stack, or its channels, one by one."
-        )
+    if array.ndim - len(axes) not in (2, 3):
+        raise DmspError(f"{path} has shape {array.shape}; expected (..., H, W) or (..., H, W, 3).")
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.itemsize > 4):
         raise DmspError(f"{path} has dtype {array.dtype}; convert it to 8, 16 or 32 bits.")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.ndim == 2:
-        return Picture(array, None, tags)
+    if array.ndim - len(axes) == 2:
+        return Picture(array, None, tags, axes)
     colours = 3 if array.shape[-1] >= 3 else 1
     alpha = array[..., colours] if array.shape[-1] > colours else None
-    return Picture(array[..., :3] if colours == 3 else array[..., 0], alpha, tags)
+    return Picture(array[..., :3] if colours == 3 else array[..., 0], alpha, tags, axes)
 
 
 def read_psf(path: Path) -> NDArray[Any]:
@@ -158,6 +180,8 @@ def check_output(
     check_writable(path, overwrite, named)
     if suffix in TIFF:
         return
+    if picture.axes:
+        raise DmspError(f"{suffix} files cannot hold a stack; write a .tif file.")
     if dtype != np.uint8 and not (suffix in PNG and dtype == np.uint16):
         raise DmspError(f"{suffix} files cannot hold {dtype} pixels; write a .tif file.")
     if suffix in PNG and dtype == np.uint16 and (picture.channel_axis or picture.alpha is not None):
@@ -220,8 +244,9 @@ def write_image(path: Path, picture: Picture) -> None:
     """Write a picture; `check_output` says beforehand whether that will work."""
     pixels = picture.pixels
     if picture.alpha is not None:
+        colours = pixels[..., None] if picture.channel_axis is None else pixels
         alpha = picture.alpha.astype(pixels.dtype)[..., None]
-        pixels = np.concatenate([np.atleast_3d(pixels), alpha], axis=-1)
+        pixels = np.concatenate([colours, alpha], axis=-1)
     suffix = _check_suffix(path, SUFFIXES)
     with _written_whole(path) as partial:
         if suffix in TIFF:
@@ -234,9 +259,12 @@ def write_image(path: Path, picture: Picture) -> None:
 
 
 def write_psf(path: Path, psf: NDArray[np.float32]) -> None:
-    """Write a point spread function for `read_psf`; `check_psf_output` says if that will work."""
+    """Write a point spread function for `read_psf`, or a stack of them.
+
+    `check_psf_output` says if that will work.
+    """
     if _check_suffix(path, TIFF | NUMPY) in TIFF:
-        write_image(path, Picture(psf))
+        write_image(path, Picture(psf, axes="Z" * (psf.ndim - 2)))
         return
     with _written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, psf)
@@ -322,7 +350,8 @@ def _png_form(path: Path) -> tuple[int, int]:
     return bits, form
 
 
-def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any], str]:
+    """Read pixels (..., H, W) or (..., H, W, S), tags, and the letters of the axes before H."""
     with tifffile.TiffFile(path) as file:
         if len(file.series) != 1:
             raise DmspError(f"{path} holds {len(file.series)} images; save the one to restore.")
@@ -334,16 +363,21 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
         ):
             kind = getattr(page.photometric, "name", page.photometric)
             raise DmspError(f"{path} has {kind} colours; save it as grey or RGB.")
-        array = series.asarray()
-        if series.axes == "SYX":
-            array = np.moveaxis(array, 0, -1)
-        return array, _pixel_size(file)
+        array, axes = series.asarray(), series.axes
+        if "S" in axes:
+            array = np.moveaxis(array, axes.index("S"), -1)
+        elif array.ndim == 3 and array.shape[-1] <= 4:
+            # Colours, which other programs do not always say.
+            axes = "YXS"
+        return array, _pixel_size(file), axes.replace("S", "")[:-2]
 
 
 def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
     """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``."""
     if file.ome_metadata:
-        sizes = re.findall(r'(PhysicalSize[XY](?:Unit)?)="([^"]*)"', file.ome_metadata)
+        sizes = re.findall(
+            r'((?:PhysicalSize[XYZ]|TimeIncrement)(?:Unit)?)="([^"]*)"', file.ome_metadata
+        )
         metadata = {k: html.unescape(v) if k.endswith("Unit") else float(v) for k, v in sizes}
         if sizes:
             return {"ome": True, "metadata": metadata}
@@ -351,11 +385,13 @@ def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
     tags: dict[str, Any] = {}
     if "XResolution" in page.tags and "YResolution" in page.tags:
         tags = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
-    unit = (file.imagej_metadata or {}).get("unit")
-    if unit:
+    known = file.imagej_metadata or {}
+    kept = {name: known[name] for name in IMAGEJ if name in known}
+    if "unit" in kept:
         # These files are ASCII; ImageJ writes a micro sign as \u00B5.
-        plain = "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in unit)
-        tags |= {"imagej": True, "metadata": {"unit": plain}}
+        kept["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in kept["unit"])
+    if kept:
+        tags |= {"imagej": True, "metadata": kept}
     return tags
 
 
@@ -374,19 +410,23 @@ def _refine(tags: dict[str, Any], down: float, right: float) -> dict[str, Any]:
 
 def _write_tiff(path: Path, pixels: NDArray[Any], picture: Picture) -> None:
     tags = dict(picture.tags)
-    if tags.get("imagej") and not _fits_imagej(pixels):
+    samples = pixels.ndim - len(picture.axes) == 3
+    if tags.get("imagej") and not _fits_imagej(pixels, samples):
         del tags["imagej"]
-    if "metadata" in tags:
-        tags["metadata"] = {**tags["metadata"], "axes": "YXS"[: pixels.ndim]}
+    if "metadata" in tags or picture.axes:
+        axes = f"{picture.axes}YX{'S' if samples else ''}"
+        tags["metadata"] = {**tags.get("metadata", {}), "axes": axes}
     if picture.alpha is not None:
         tags["extrasamples"] = ["unassalpha"]
-    if pixels.ndim == 3:
+    if samples:
         tags["planarconfig"] = "contig"
     kind = "minisblack" if picture.channel_axis is None else "rgb"
     tifffile.imwrite(path, pixels, photometric=kind, **tags)
 
 
-def _fits_imagej(pixels: NDArray[Any]) -> bool:
-    if pixels.ndim == 3:
+def _fits_imagej(pixels: NDArray[Any], samples: bool) -> bool:
+    if pixels.nbytes > IMAGEJ_BYTES:
+        return False
+    if samples:
         return pixels.dtype == np.uint8 and pixels.shape[-1] == 3
     return pixels.dtype in (np.uint8, np.uint16, np.float32)
