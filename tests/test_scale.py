@@ -541,6 +541,11 @@ def test_the_command_line_restores_stacks(tmp_path, ome):
     assert again.exit_code == 2
     assert again.stderr.count("\n") == 1
     assert "--overwrite" in again.stderr
+    shared = run_cli("deblur", path, out, *options, "--survey", "stack", "--overwrite")
+    assert shared.exit_code == 0, shared.output
+    written = scale.open_stack(out).array.compute()
+    expected = scale.deblur(pixels, gaussian_psf(1), iterations=1, dtype="u2", survey="stack")
+    np.testing.assert_array_equal(written, expected.compute())
     arguments = ("--scale", 1.5, "--iterations", 1, "--overwrite", "--dtype", "float32")
     assert run_cli("superres", path, out, *arguments).exit_code == 0
     assert scale.open_stack(out).array.shape == (2, 3, 60, 72)
@@ -558,6 +563,7 @@ def test_the_command_line_restores_stacks(tmp_path, ome):
         (("in3.zarr", "out.zarr", "--planes", "0,0,0"), "cut 3 axes"),
         (("in3.zarr", "out.zarr", "--sidecar"), "--sidecar"),
         (("a.tif", "b.tif", "--planes", "0"), "are for stacks"),
+        (("a.tif", "b.tif", "--survey", "stack"), "are for stacks"),
         (("missing.zarr", "out.zarr"), "does not exist"),
     ],
 )

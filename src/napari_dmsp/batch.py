@@ -310,7 +310,12 @@ def is_stack(sources: Sequence[str], target: str) -> bool:
 
 
 def restore_stack(
-    task: Task, sources: Sequence[str], target: str, scheduler: str | None, planes: str | None
+    task: Task,
+    sources: Sequence[str],
+    target: str,
+    scheduler: str | None,
+    planes: str | None,
+    survey: str = "plane",
 ) -> None:
     """Restore a stack with a bar over its tiles; the same call again finishes it if interrupted.
 
@@ -326,6 +331,8 @@ def restore_stack(
         Address of a dask scheduler, whose workers compute.
     planes : str or None
         Indices of the first axes, such as "0,10:20".
+    survey : {"plane", "stack"}
+        What has a noise level, a range and an unknown point spread function of its own.
 
     Raises
     ------
@@ -350,7 +357,8 @@ def restore_stack(
         stack = stack.select(_parse_planes(planes))
     keep = stack.array.dtype.kind in "ui" and not task.floats
     dtype = stack.array.dtype if keep else np.float32
-    result = functions[task.prepare](stack, mask=task.mask, dtype=dtype, **task.options)
+    options = task.options | {"mask": task.mask, "dtype": dtype, "survey": survey}
+    result = functions[task.prepare](stack, **options)
     with scale.connect(scheduler) as client, tqdm(unit="tile", smoothing=0, delay=0.1) as bar:
 
         def show(done: int, total: int) -> None:

@@ -42,6 +42,13 @@ class OutputDtype(StrEnum):
     float32 = "float32"
 
 
+class Survey(StrEnum):
+    """What planes of a stack share."""
+
+    plane = "plane"
+    stack = "stack"
+
+
 class Channels(StrEnum):
     """Colour channels of a prior."""
 
@@ -153,6 +160,14 @@ Planes = Annotated[
         show_default="all",
     ),
 ]
+Surveys = Annotated[
+    Survey | None,
+    typer.Option(
+        help="Whether each plane of a stack has its own noise level, range and unknown kernel, or "
+        "all share those of some planes.",
+        show_default="plane",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Tile = Annotated[
     int | None,
@@ -218,6 +233,7 @@ def deblur(
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
     planes: Planes = None,
+    survey: Surveys = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Deblur an image; the point spread function and the noise level may be unknown.
@@ -250,6 +266,7 @@ def deblur(
             sidecar=sidecar,
             scheduler=scheduler,
             planes=planes,
+            survey=survey,
             overwrite=overwrite,
         )
 
@@ -276,6 +293,7 @@ def superres(
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
     planes: Planes = None,
+    survey: Surveys = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Raise the resolution of an image; the noise level may be unknown.
@@ -305,6 +323,7 @@ def superres(
             sidecar=sidecar,
             scheduler=scheduler,
             planes=planes,
+            survey=survey,
             overwrite=overwrite,
         )
 
@@ -355,6 +374,7 @@ def demosaic(
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
     planes: Planes = None,
+    survey: Surveys = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn the mosaic of a colour sensor into a colour image; the noise level may be unknown.
@@ -386,6 +406,7 @@ def demosaic(
             sidecar=sidecar,
             scheduler=scheduler,
             planes=planes,
+            survey=survey,
             overwrite=overwrite,
         )
 
@@ -530,6 +551,7 @@ def _restore(
     sidecar: bool | None,
     scheduler: str | None,
     planes: str | None,
+    survey: Survey | None,
     overwrite: bool,
     mosaic: bool = False,
     **options: Any,
@@ -566,11 +588,14 @@ def _restore(
     if batch.is_stack(sources, target):
         if sidecar or save_psf:
             raise DmspError("--sidecar and --save-psf are for single images, not for stacks.")
-        batch.restore_stack(task, sources, target, scheduler, planes)
+        batch.restore_stack(task, sources, target, scheduler, planes, survey or Survey.plane)
         typer.echo(target)
         return
-    if scheduler or planes:
-        raise DmspError("--scheduler and --planes are for stacks: choose an OUT like out.zarr.")
+    if scheduler or planes or survey:
+        raise DmspError(
+            "--scheduler, --planes and --survey are for stacks that are written to an OUT like "
+            "out.zarr."
+        )
     if batch.is_batch(sources, target):
         plan = batch.plan_batch(task, sources, target, sidecar is not False, save_psf)
         if batch.restore_batch(task, plan):
