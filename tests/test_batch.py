@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from napari_dmsp.batch import Files, Task, find_images, is_batch, plan_batch
+from napari_dmsp.batch import Files, Task, _stack_kernels, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
-from napari_dmsp.core import deblur, prepare_deblur, prepare_demosaic, prepare_superres
+from napari_dmsp.core import Restoration, deblur, prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.prior import _read_prior
@@ -339,6 +339,8 @@ def test_planes_of_a_stack_are_restored_one_by_one(stack):
     about = json.loads(Path("out/s.tif.json").read_text())
     assert about["settings"]["prior"] == "microscopy"
     assert about["evaluations"] == [None, 1, 1, 1]
+    assert about["settings"]["background"][0] is None
+    assert about["settings"]["background"][3] == alone.settings["background"]
     assert about["noise_sigma"][3] == pytest.approx(alone.noise_sigma)
 
 
@@ -366,14 +368,57 @@ def test_kernels_of_planes_are_a_stack(stack):
     np.testing.assert_allclose(tifffile.imread("g.tif"), gaussian_psf(1), rtol=1e-6)
 
 
-def test_a_bad_plane_is_named(stack):
+def test_kernels_of_other_sizes_are_padded():
+    def restoration(psf):
+        return Restoration(np.empty(0, "f4"), np.full(psf, 1, "f4"), 1.0, 1, 0.0, {})
+
+    stack = _stack_kernels([restoration((3, 1)), None, restoration((3, 5))])
+    np.testing.assert_array_equal(stack[0], np.repeat([[0, 0, 1, 0, 0]], 3, 0))
+    assert not stack[1].any()
+    assert (stack[2] == 1).all()
+
+
+def test_a_bad_plane_is_found_before_any_work(stack):
     bad = stack.astype("f4")
-    bad[1, 0, 3, 3] = np.nan
+    bad[1, 1, 3, 3] = np.nan
     tifffile.imwrite("in/s.tif", bad)
-    result = run(*DEBLUR, "in/s.tif", "out.tif")
-    assert result.exit_code == 2
-    assert "plane 1, 0: the image has 1 NaN" in result.output
+    task, executed = Task(prepare_deblur, {"psf": gaussian_psf(1), "prior": None}), []
+    with pytest.raises(DmspError, match=r"plane 1, 1: the image has 1 NaN"):
+        task.restore(Files(Path("in/s.tif"), Path("out.tif")), lambda *job: executed.append(job))
+    assert not executed
     assert not Path("out.tif").exists()
+
+
+def test_a_channel_has_one_prior(stack):
+    crowded = np.stack([random_image((16, 20), "u2", seed) for seed in range(2)])
+    metadata = {"axes": "ZCYX"}
+    pixels = np.stack([stack[1, 0], crowded[0], stack[0, 1], crowded[1]]).reshape(2, 2, 16, 20)
+    tifffile.imwrite("in/s.tif", pixels, imagej=True, metadata=metadata)
+    assert run(*DEBLUR, "in/s.tif", "out.tif", "--sidecar").exit_code == 0
+    settings = json.loads(Path("out.tif.json").read_text())["settings"]
+    assert settings["prior"] == ["microscopy", "gray", "microscopy", "gray"]
+    assert settings["method"] == "annealed"
+
+
+def test_planes_are_constant_where_they_are_seen(stack):
+    pixels = stack.reshape(4, 16, 20)[:2].copy()
+    pixels[0, 5, 5] = 60000
+    mask = np.zeros((16, 20), bool)
+    mask[5, 5] = True
+    np.save("mask.npy", mask)
+    tifffile.imwrite("in/s.tif", pixels)
+    result = run(*DEBLUR, "in/s.tif", "out.tif", "--mask", "mask.npy")
+    assert result.exit_code == 0, result.output
+    assert (tifffile.imread("out.tif")[0] == 7).all()
+    # A colour is constant where each of its channels is.
+    colours = random_image((2, 16, 20, 3))
+    colours[1] = 200, 0, 30
+    tifffile.imwrite("in/s.tif", colours, photometric="rgb")
+    assert run(*DEBLUR, "in/s.tif", "colours.tif").exit_code == 0
+    np.testing.assert_array_equal(tifffile.imread("colours.tif")[1], colours[1])
+
+
+def test_a_stack_is_no_photo(stack):
     result = run(*DEBLUR, "in/s.tif", "out.png")
     assert "cannot hold a stack" in result.output
 

@@ -243,6 +243,122 @@ def test_stacks_are_read_and_written(tmp_path, shape, axes, kind):
         assert finer.alpha.shape == finer.pixels.shape[:-1]
 
 
+def written_like(tmp_path, pixels, **kind):
+    """Write a file, read it, write what was read, and open that."""
+    tifffile.imwrite(tmp_path / "in.tif", pixels, **kind)
+    picture = read_planes(tmp_path / "in.tif")
+    write_image(tmp_path / "out.tif", picture)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), pixels)
+    return picture, tifffile.TiffFile(tmp_path / "out.tif")
+
+
+def test_imagej_stacks_stay_what_they_are(tmp_path):
+    pixels = random_image((2, 3, 20, 30), "u2")
+    known = {"tunit": "min", "finterval": 2.0, "mode": "composite", "Labels": list("abcdef")}
+    metadata = known | {"axes": "TCYX"}
+    _, file = written_like(tmp_path, pixels, imagej=True, metadata=metadata)
+    with file:
+        assert {name: file.imagej_metadata[name] for name in known} == known
+    # Also without any size, and of signed numbers.
+    metadata = {"axes": "TCYX"}
+    _, file = written_like(tmp_path, pixels.astype("i2"), imagej=True, metadata=metadata)
+    with file:
+        assert file.imagej_metadata["channels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "imagej"),
+    [("images=5\nunit=um", "Z", True), ("images=6\nchannels=3\nframes=2\norder=tzc", "CT", False)],
+)
+def test_imagej_files_in_another_order(tmp_path, text, axes, imagej):
+    pixels = random_image((int(text[7]), 20, 30), "u2")
+    description = f"ImageJ=1.28u\n{text}\n\0".encode()
+    tifffile.imwrite(tmp_path / "in.tif", pixels, description=description, metadata=None)
+    picture = read_planes(tmp_path / "in.tif")
+    assert picture.axes == axes
+    write_image(tmp_path / "out.tif", picture)
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.is_imagej is imagej
+        np.testing.assert_array_equal(file.asarray(), picture.pixels)
+
+
+def test_ome_channels_keep_their_names(tmp_path):
+    pixels = random_image((2, 20, 30), "u2")
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "a & b"]}}
+    _, file = written_like(tmp_path, pixels, ome=True, metadata=metadata, resolution=(5, 4))
+    with file:
+        assert file.series[0].axes == "CYX"
+        assert 'Name="DAPI"' in file.ome_metadata
+        assert 'Name="a &amp; b"' in file.ome_metadata
+        assert file.pages.first.resolution == (5, 4)
+
+
+def test_axes_in_another_order_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", random_image((20, 30, 6), "u1"), metadata={"axes": "YXZ"})
+    with pytest.raises(DmspError, match="axes YXZ"):
+        read_planes(tmp_path / "in.tif")
+
+
+def test_narrow_planes_of_named_axes_are_no_colours(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", random_image((6, 20, 4), "u1"), metadata={"axes": "CYX"})
+    assert read_planes(tmp_path / "in.tif").axes == "C"
+
+
+def test_parts_of_a_stack_of_several_files_are_refused(tmp_path):
+    names = ["a.ome.tif", "b.ome.tif"]
+    ids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{i}" for i in range(2)]
+    parts = "".join(
+        f'<TiffData FirstT="{i}" IFD="0" PlaneCount="1"><UUID FileName="{names[i]}">{ids[i]}</UUID>'
+        "</TiffData>"
+        for i in range(2)
+    )
+    for name, identifier in zip(names, ids, strict=True):
+        text = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="{identifier}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
+            'Type="uint16" SizeX="30" SizeY="20" SizeZ="1" SizeC="1" SizeT="2">'
+            f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(
+            tmp_path / name, random_image(GREY, "u2"), description=text.encode(), metadata=None
+        )
+    for path in (tmp_path / name for name in names):
+        with pytest.raises(DmspError, match="one of several files"):
+            read_planes(path)
+    # Also where the others are missing.
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(DmspError, match="one of several files"):
+        read_planes(tmp_path / names[0])
+
+
+def test_grey_values_that_imagej_shows_in_colours(tmp_path):
+    pixels = random_image((3, 20, 30), "u1")
+    green = np.zeros((3, 256), "u2")
+    green[1] = np.arange(256) * 257
+    tifffile.imwrite(tmp_path / "in.tif", pixels, imagej=True, colormap=green)
+    picture = read_planes(tmp_path / "in.tif")
+    np.testing.assert_array_equal(picture.pixels, pixels)
+
+
+def test_one_page_is_one_image(tmp_path):
+    psf = np.ones((1, 5, 5), "f4")
+    tifffile.imwrite(tmp_path / "psf.tif", psf)
+    assert read_psf(tmp_path / "psf.tif").shape == (5, 5)
+
+
+def test_a_mask_is_for_all_planes(tmp_path):
+    np.save(tmp_path / "mask.npy", np.zeros((6, 20, 30), bool))
+    with pytest.raises(DmspError, match=r"shape \(6, 20, 30\).*all planes"):
+        read_mask(tmp_path / "mask.npy")
+
+
+def test_more_samples_than_colours_and_transparency_are_refused(tmp_path):
+    pixels = random_image((20, 30, 5), "u1")
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(DmspError, match=r"shape \(20, 30, 5\)"):
+        read_planes(tmp_path / "in.tif")
+
+
 def test_several_images_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(random_image(GREY, "u1"))

@@ -13,7 +13,7 @@ STRIDE = 8
 MIN_TILE = 2 * OVERLAP
 # Side whose features take 1 GB on a processor: frames of 2048 pixels, and what lies beyond their
 # edge, need no tiles, and those of 4096 need four.
-CPU_TILE = 2112
+CPU_TILE = 2152
 # Bytes of the data step, for a pixel of the result and for a channel of it, and the part of them
 # that stays while the network runs; of the network, for a pixel; of all else, as torch. Measured.
 PIXEL_BYTES, CHANNEL_BYTES, STAYS = 63, 40, 0.7

@@ -26,6 +26,7 @@ from .core import (
     prepare_superres,
     run,
 )
+from .core.inputs import check_image, check_mask
 
 # Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
 # few enough to take no time.
@@ -126,45 +127,80 @@ class Task:
             raise DmspError(f"{files.source} is in colour already; a mosaic has one channel.")
         dtype = self._output_dtype(picture)
         self._check_outputs(files, picture, dtype)
-        results = self._restore_planes(picture, dtype, execute)
-        done = [result for result, _ in results if result is not None]
-        pixels = np.stack([image for _, image in results])
-        shape = picture.pixels.shape[: len(picture.axes)] + pixels.shape[1:]
-        io.write_image(files.image, picture.with_pixels(pixels.reshape(shape)))
+        results, pixels = self._restore_planes(picture, dtype, execute)
+        io.write_image(files.image, picture.with_pixels(pixels))
         if files.sidecar is not None:
             names = {"input": str(files.source), "output": str(files.image)}
             io.write_json(files.sidecar, names | self.record | _describe(results))
-        kernels = [result.psf for result in done if result.psf is not None]
-        if files.psf is not None and kernels:
-            shared = len(kernels) == 1 or self.options.get("psf") is not None
-            io.write_psf(files.psf, kernels[0] if shared else np.stack(kernels))
+        done = [result for result in results if result is not None]
+        if files.psf is not None and done[0].psf is not None:
+            shared = not picture.axes or self.options.get("psf") is not None
+            io.write_psf(files.psf, done[0].psf if shared else _stack_kernels(results))
         return done
 
     def _restore_planes(
         self, picture: io.Picture, dtype: np.dtype[Any], execute: Execute
-    ) -> list[tuple[Restoration | None, NDArray[Any]]]:
-        """Restore every plane that is not constant; returns what was found, and its image."""
-        pixels, axis = picture.pixels, picture.channel_axis
-        planes = list(np.ndindex(pixels.shape[: len(picture.axes)]))
-        varied = [index for index in planes if np.ptp(pixels[index]) != 0] or planes
-        options = self.options
-        if len(planes) > 1 and options["prior"] is None:
-            # All have the one that suits the plane in the middle.
-            middle = varied[len(varied) // 2]
-            with _failures_named(middle):
-                job = self._job(pixels[middle], axis, self.mask)
-            options = options | {"prior": job.settings["prior"]}
-        found: dict[tuple[int, ...], tuple[Restoration, NDArray[Any]]] = {}
+    ) -> tuple[list[Restoration | None], NDArray[Any]]:
+        """Restore every plane that is not constant; returns what was found, and all pixels."""
+        lead = picture.pixels.shape[: len(picture.axes)]
+        planes = list(np.ndindex(lead))
+        varied = self._check_planes(picture, planes)
+        priors = self._pick_priors(picture, varied) if picture.axes else {}
+        pixels = np.empty(0, dtype)
+        found: dict[tuple[int, ...], Restoration] = {}
         for index in varied:
+            where = f"plane {planes.index(index) + 1}/{len(planes)}" if index else ""
             with _failures_named(index):
-                job = self._job(pixels[index], axis, self.mask, options)
-                result = execute(job, _say_plane(index))
-            found[index] = result, io.fit_dtype(result.image, dtype)
-        shape = found[varied[0]][1].shape
-        return [
-            found.get(index, (None, np.full(shape, pixels[index].flat[0], dtype)))
-            for index in planes
-        ]
+                plane, axis = picture.pixels[index], picture.channel_axis
+                job = self._job(plane, axis, self.mask, priors.get(index))
+                result = execute(job, where)
+            if not found:
+                pixels = np.empty((*lead, *result.image.shape), dtype)
+            pixels[index] = io.fit_dtype(result.image, dtype)
+            # Those of all planes would take more memory than the stack.
+            found[index] = replace(result, image=np.empty(0, np.float32))
+        for index in set(planes) - set(varied):
+            pixels[index] = self._seen(picture.pixels[index])[0]
+        return [found.get(index) for index in planes], pixels
+
+    def _check_planes(
+        self, picture: io.Picture, planes: list[tuple[int, ...]]
+    ) -> list[tuple[int, ...]]:
+        """Make sure that all planes can be restored, and return those that are not constant."""
+        varied = []
+        for index in planes:
+            plane, axis = picture.pixels[index], picture.channel_axis
+            with _failures_named(index):
+                check_image(plane, axis, check_mask(self.mask, plane, axis), constant=True)
+            seen = self._seen(plane)
+            if (seen != seen[0]).any():
+                varied.append(index)
+        return varied or planes
+
+    def _seen(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """Return the pixels of a plane that are not missing, one after the other."""
+        pixels = plane.reshape(-1, *plane.shape[2:])
+        return pixels if self.mask is None else pixels[~self.mask.ravel()]
+
+    def _pick_priors(
+        self, picture: io.Picture, planes: list[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], str]:
+        """Return the prior of every plane: what suits the middle one of its channel, for all."""
+        if self.options["prior"] is not None:
+            return {}
+        channel = picture.axes.find("C")
+
+        def kind(index: tuple[int, ...]) -> int:
+            return index[channel] if channel >= 0 else 0
+
+        chosen: dict[tuple[int, ...], str] = {}
+        for value in {kind(index) for index in planes}:
+            alike = [index for index in planes if kind(index) == value]
+            middle = alike[len(alike) // 2]
+            with _failures_named(middle):
+                job = self._job(picture.pixels[middle], picture.channel_axis, self.mask)
+            chosen |= dict.fromkeys(alike, job.settings["prior"])
+        return chosen
 
     def check(self) -> None:
         """Try the options on an image that suits all good ones, to find a bad one at once."""
@@ -184,9 +220,10 @@ class Task:
         pixels: NDArray[Any],
         axis: int | None,
         mask: NDArray[np.bool_] | None = None,
-        options: dict[str, Any] | None = None,
+        prior: str | None = None,
     ) -> Job:
-        return self.prepare(pixels, channel_axis=axis, mask=mask, **(options or self.options))
+        options = self.options if prior is None else self.options | {"prior": prior}
+        return self.prepare(pixels, channel_axis=axis, mask=mask, **options)
 
     def _output_dtype(self, picture: io.Picture) -> np.dtype[Any]:
         keep = picture.pixels.dtype.kind in "ui" and not self.floats
@@ -374,7 +411,7 @@ def run_with_bar(job: Job, where: str = "") -> Restoration:
     """Run one job with a bar over its evaluations."""
     from tqdm import tqdm
 
-    with tqdm(total=job.total, desc=where or None, unit="evaluation") as bar:
+    with tqdm(total=job.total, desc=where or None, unit="evaluation", leave=not where) as bar:
 
         def show(state: State) -> None:
             bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
@@ -395,14 +432,38 @@ def summarize(results: Sequence[Restoration]) -> str:
     )
 
 
-def _describe(results: Sequence[tuple[Restoration | None, object]]) -> dict[str, Any]:
-    """Describe the restoration of an image; of planes, what differs as lists, null for constant."""
-    found = [None if result is None else result.to_dict() for result, _ in results]
-    about = dict(next(plane for plane in found if plane is not None))
-    if len(found) > 1:
+def _describe(results: Sequence[Restoration | None]) -> dict[str, Any]:
+    """Describe a restoration; what differs between planes as lists, with null for constant ones."""
+
+    def gather(values: list[dict[str, Any] | None]) -> dict[str, Any]:
+        found = [value for value in values if value is not None]
+        return {
+            name: first
+            if all(value[name] == first for value in found)
+            else [value and value[name] for value in values]
+            for name, first in found[0].items()
+        }
+
+    described = [None if result is None else result.to_dict() for result in results]
+    about = gather(described)
+    settings = gather([plane and plane["settings"] for plane in described])
+    if len(results) > 1:
         for name in ("noise_sigma", "evaluations", "seconds"):
-            about[name] = [plane and plane[name] for plane in found]
-    return about
+            about[name] = [plane and plane[name] for plane in described]
+    return about | {"settings": settings}
+
+
+def _stack_kernels(results: Sequence[Restoration | None]) -> NDArray[np.float32]:
+    """Stack the point spread functions of planes, with zeros around small ones."""
+    found = [None if result is None else result.psf for result in results]
+    sides = [psf.shape for psf in found if psf is not None]
+    height, width = (max(side[axis] for side in sides) for axis in (0, 1))
+    stack = np.zeros((len(found), height, width), np.float32)
+    for plane, psf in zip(stack, found, strict=True):
+        if psf is not None:
+            top, left = (height - psf.shape[0]) // 2, (width - psf.shape[1]) // 2
+            plane[top : top + psf.shape[0], left : left + psf.shape[1]] = psf
+    return stack
 
 
 def _run_within(bar: Any, name: str, job: Job, where: str) -> Restoration:

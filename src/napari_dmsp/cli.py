@@ -173,8 +173,8 @@ Tile = Annotated[
     int | None,
     typer.Option(
         help="Greatest side in pixels of the parts that are computed at once, to save memory; of "
-        "the parts of a stack's planes.",
-        show_default="2112, by memory on a GPU; 1024 for stacks",
+        "the parts of planes where OUT is .zarr.",
+        show_default="2152, by memory on a GPU; 1024 for .zarr",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -587,7 +587,7 @@ def _restore(
     )
     if batch.is_stack(sources, target):
         if sidecar or save_psf:
-            raise DmspError("--sidecar and --save-psf are for single images, not for stacks.")
+            raise DmspError("--sidecar and --save-psf are not for an OUT like out.zarr.")
         batch.restore_stack(task, sources, target, scheduler, planes, survey or Survey.plane)
         typer.echo(target)
         return

@@ -24,8 +24,13 @@ from .core.errors import DmspError
 TIFF, PNG, JPEG = {".tif", ".tiff"}, {".png"}, {".jpg", ".jpeg"}
 SUFFIXES = TIFF | PNG | JPEG
 NUMPY = {".npy"}
-# What is kept of ImageJ's metadata, and the largest file that it reads, in bytes.
-IMAGEJ = ("unit", "spacing", "finterval", "mode", "Labels")
+# What is kept of ImageJ's metadata: sizes and names, and how channels are shown. The largest file
+# that it reads, in bytes.
+IMAGEJ = (
+    *("unit", "yunit", "zunit", "tunit", "spacing", "xorigin", "yorigin", "zorigin"),
+    *("finterval", "fps", "loop", "Labels", "Info"),
+)
+IMAGEJ_CHANNELS = ("mode", "LUTs", "Ranges")
 IMAGEJ_BYTES = 2**32 - 2**25
 
 
@@ -88,6 +93,11 @@ def read_image(path: Path) -> Picture:
         For a missing or broken file, and for stacks.
     """
     picture = read_planes(path)
+    lead = len(picture.axes)
+    if set(picture.pixels.shape[:lead]) == {1}:
+        index, alpha = (0,) * lead, picture.alpha
+        alpha = None if alpha is None else alpha[index]
+        picture = Picture(picture.pixels[index], alpha, picture.tags)
     if picture.axes:
         raise DmspError(
             f"{path} has shape {picture.pixels.shape}; expected (H, W), or (H, W, 3) for colour. "
@@ -112,14 +122,15 @@ def read_planes(path: Path) -> Picture:
     # Decoders raise all sorts of errors for broken files.
     except Exception as error:
         raise DmspError(f"{path} cannot be read: {error}") from error
-    if array.ndim - len(axes) not in (2, 3):
+    samples = array.shape[len(axes) + 2 :]
+    if array.ndim < len(axes) + 2 or samples not in ((), (1,), (2,), (3,), (4,)):
         raise DmspError(f"{path} has shape {array.shape}; expected (..., H, W) or (..., H, W, 3).")
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.itemsize > 4):
         raise DmspError(f"{path} has dtype {array.dtype}; convert it to 8, 16 or 32 bits.")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.ndim - len(axes) == 2:
+    if not samples:
         return Picture(array, None, tags, axes)
     colours = 3 if array.shape[-1] >= 3 else 1
     alpha = array[..., colours] if array.shape[-1] > colours else None
@@ -146,7 +157,11 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         mask = _read_numpy(path)
     else:
         mask = read_image(path).pixels
-    return np.asarray(mask.any(axis=-1) if mask.ndim == 3 else mask, dtype=bool)
+    if mask.ndim == 3 and mask.shape[-1] <= 4:
+        mask = np.asarray(mask.any(axis=-1))
+    if mask.ndim != 2:
+        raise DmspError(f"{path} has shape {mask.shape}; one mask (H, W) is for all planes.")
+    return np.asarray(mask, dtype=bool)
 
 
 def check_output(
@@ -356,41 +371,58 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any], str]:
         if len(file.series) != 1:
             raise DmspError(f"{path} holds {len(file.series)} images; save the one to restore.")
         page, series = file.pages.first, file.series[0]
-        if page.photometric not in (
+        if series.is_multifile or any(part is None for part in series.pages):
+            raise DmspError(f"{path} is one of several files of a stack; save that to one file.")
+        known = {
             tifffile.PHOTOMETRIC.MINISBLACK,
             tifffile.PHOTOMETRIC.RGB,
             tifffile.PHOTOMETRIC.YCBCR,
+        }
+        # ImageJ shows grey values in colours.
+        if page.photometric not in known and not (
+            file.is_imagej and page.photometric == tifffile.PHOTOMETRIC.PALETTE
         ):
             kind = getattr(page.photometric, "name", page.photometric)
             raise DmspError(f"{path} has {kind} colours; save it as grey or RGB.")
         array, axes = series.asarray(), series.axes
         if "S" in axes:
             array = np.moveaxis(array, axes.index("S"), -1)
-        elif array.ndim == 3 and array.shape[-1] <= 4:
+        elif axes in ("QYX", "IYX") and array.shape[-1] <= 4:
             # Colours, which other programs do not always say.
             axes = "YXS"
-        return array, _pixel_size(file), axes.replace("S", "")[:-2]
+        axes = axes.replace("S", "")
+        if not axes.endswith("YX"):
+            raise DmspError(f"{path} has axes {axes}; save it with planes of Y and X as the last.")
+        # ImageJ takes images in no order for slices.
+        lead = "Z" if file.is_imagej and axes == "IYX" else axes[:-2]
+        return array, _pixel_size(file), lead
 
 
 def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
-    """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``."""
-    if file.ome_metadata:
-        sizes = re.findall(
-            r'((?:PhysicalSize[XYZ]|TimeIncrement)(?:Unit)?)="([^"]*)"', file.ome_metadata
-        )
-        metadata = {k: html.unescape(v) if k.endswith("Unit") else float(v) for k, v in sizes}
-        if sizes:
-            return {"ome": True, "metadata": metadata}
+    """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``, and names."""
     page = file.pages.first
     tags: dict[str, Any] = {}
     if "XResolution" in page.tags and "YResolution" in page.tags:
         tags = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
+    if file.ome_metadata:
+        sizes = re.findall(
+            r'((?:PhysicalSize[XYZ]|TimeIncrement)(?:Unit)?)="([^"]*)"', file.ome_metadata
+        )
+        metadata: dict[str, Any] = {
+            k: html.unescape(v) if k.endswith("Unit") else float(v) for k, v in sizes
+        }
+        channels = re.findall(r"<Channel[^>]*>", file.ome_metadata)
+        names = [re.search(r'Name="([^"]*)"', channel) for channel in channels]
+        if names and all(names):
+            metadata["Channel"] = {"Name": [html.unescape(name[1]) for name in names if name]}
+        tags |= {"ome": True, "metadata": metadata}
+        return {name: tags[name] for name in ("ome", "metadata")} if sizes else tags
     known = file.imagej_metadata or {}
-    kept = {name: known[name] for name in IMAGEJ if name in known}
+    kept = {name: known[name] for name in IMAGEJ + IMAGEJ_CHANNELS if name in known}
     if "unit" in kept:
         # These files are ASCII; ImageJ writes a micro sign as \u00B5.
         kept["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in kept["unit"])
-    if kept:
+    if file.is_imagej:
         tags |= {"imagej": True, "metadata": kept}
     return tags
 
@@ -411,11 +443,14 @@ def _refine(tags: dict[str, Any], down: float, right: float) -> dict[str, Any]:
 def _write_tiff(path: Path, pixels: NDArray[Any], picture: Picture) -> None:
     tags = dict(picture.tags)
     samples = pixels.ndim - len(picture.axes) == 3
-    if tags.get("imagej") and not _fits_imagej(pixels, samples):
+    if tags.get("imagej") and not _fits_imagej(pixels, picture.axes):
         del tags["imagej"]
     if "metadata" in tags or picture.axes:
         axes = f"{picture.axes}YX{'S' if samples else ''}"
-        tags["metadata"] = {**tags.get("metadata", {}), "axes": axes}
+        dropped = {"Channel"} if "C" not in axes else set()
+        dropped |= set(IMAGEJ_CHANNELS) if samples else set()
+        kept = {k: v for k, v in tags.get("metadata", {}).items() if k not in dropped}
+        tags["metadata"] = {**kept, "axes": axes}
     if picture.alpha is not None:
         tags["extrasamples"] = ["unassalpha"]
     if samples:
@@ -424,9 +459,9 @@ def _write_tiff(path: Path, pixels: NDArray[Any], picture: Picture) -> None:
     tifffile.imwrite(path, pixels, photometric=kind, **tags)
 
 
-def _fits_imagej(pixels: NDArray[Any], samples: bool) -> bool:
-    if pixels.nbytes > IMAGEJ_BYTES:
+def _fits_imagej(pixels: NDArray[Any], axes: str) -> bool:
+    if pixels.nbytes > IMAGEJ_BYTES or not re.fullmatch("T?Z?C?", axes):
         return False
-    if samples:
+    if pixels.ndim - len(axes) == 3:
         return pixels.dtype == np.uint8 and pixels.shape[-1] == 3
-    return pixels.dtype in (np.uint8, np.uint16, np.float32)
+    return pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32)
