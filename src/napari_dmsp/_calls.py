@@ -171,15 +171,16 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
     result : ndarray
         The data of the layer.
     """
-    about = dict(next(iter(done.values()))) | {
+    # Imported late: to load torch takes seconds.
+    from .core.job import describe_planes
+
+    about = describe_planes(list(done.values())) | {
         "source": call.source,
         "region": [[part.start, part.stop] for part in call.selection.index],
         "axes": list(call.selection.axes),
         "script": write_script(call, done, result),
     }
     if len(call.selection.planes) > 1:
-        for name in ("noise_sigma", "evaluations", "seconds"):
-            about[name] = [plane[name] for plane in done.values()]
         about["planes"] = [list(steps) for steps in done]
     return about
 

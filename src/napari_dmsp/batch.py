@@ -27,6 +27,7 @@ from .core import (
     run,
 )
 from .core.inputs import check_image, check_mask
+from .core.job import describe_planes
 
 # Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
 # few enough to take no time.
@@ -131,7 +132,8 @@ class Task:
         io.write_image(files.image, picture.with_pixels(pixels))
         if files.sidecar is not None:
             names = {"input": str(files.source), "output": str(files.image)}
-            io.write_json(files.sidecar, names | self.record | _describe(results))
+            planes = [None if result is None else result.to_dict() for result in results]
+            io.write_json(files.sidecar, names | self.record | describe_planes(planes))
         done = [result for result in results if result is not None]
         if files.psf is not None and done[0].psf is not None:
             shared = not picture.axes or self.options.get("psf") is not None
@@ -430,27 +432,6 @@ def summarize(results: Sequence[Restoration]) -> str:
         f"{planes}noise {noise} ({kind}), {sum(r.evaluations for r in results)} evaluations, "
         f"{sum(r.seconds for r in results):.1f} s"
     )
-
-
-def _describe(results: Sequence[Restoration | None]) -> dict[str, Any]:
-    """Describe a restoration; what differs between planes as lists, with null for constant ones."""
-
-    def gather(values: list[dict[str, Any] | None]) -> dict[str, Any]:
-        found = [value for value in values if value is not None]
-        return {
-            name: first
-            if all(value[name] == first for value in found)
-            else [value and value[name] for value in values]
-            for name, first in found[0].items()
-        }
-
-    described = [None if result is None else result.to_dict() for result in results]
-    about = gather(described)
-    settings = gather([plane and plane["settings"] for plane in described])
-    if len(results) > 1:
-        for name in ("noise_sigma", "evaluations", "seconds"):
-            about[name] = [plane and plane[name] for plane in described]
-    return about | {"settings": settings}
 
 
 def _stack_kernels(results: Sequence[Restoration | None]) -> NDArray[np.float32]:

@@ -132,6 +132,11 @@ def test_every_plane_with_its_own_noise(viewer, restore, fake_prior, grey_image)
     about = result.metadata["napari-dmsp"]
     assert about["planes"] == [[0, 0], [1, 0]]
     assert about["noise_sigma"][1] > 1.5 * about["noise_sigma"][0]
+    # What differs is said for every plane, what does not once.
+    backgrounds = about["settings"]["background"]
+    assert backgrounds[1] < backgrounds[0]
+    assert about["settings"]["task"] == "deblur"
+    assert about["stopped"] is False
 
 
 def test_script_of_a_stack_in_another_order(viewer, restore, grey_image):

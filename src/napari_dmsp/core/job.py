@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -190,6 +190,36 @@ class Restoration:
         """Everything but the arrays, ready for JSON."""
         values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
         return {k: v for k, v in values.items() if k not in ("image", "psf")}
+
+
+def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """Describe the restoration of a stack, or of its only plane.
+
+    Parameters
+    ----------
+    planes : sequence of dict or None
+        `Restoration.to_dict`, with what else is known of every plane; None for those that were left
+        as they are.
+
+    Returns
+    -------
+    dict
+        Settings that differ, and the noise levels, evaluations and seconds of several planes, as
+        lists; what is the same for all as it is.
+    """
+
+    def gather(values: Sequence[dict[str, Any] | None], listed: tuple[str, ...]) -> dict[str, Any]:
+        found = [value for value in values if value is not None]
+        return {
+            name: first
+            if name not in listed and all(value[name] == first for value in found)
+            else [value and value[name] for value in values]
+            for name, first in found[0].items()
+        }
+
+    measured = ("noise_sigma", "evaluations", "seconds") if len(planes) > 1 else ()
+    settings = gather([plane and plane["settings"] for plane in planes], ())
+    return gather(planes, measured) | {"settings": settings}
 
 
 @dataclass(frozen=True, eq=False)
