@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .core import Job
 
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
-LIVE_SHARE = 0.04
-DRAW_SECONDS = 0.05
+LIVE_SHARE = 0.02
+DRAW_SECONDS = 0.01
 # Until the next step of a new layer, in milliseconds; 0 would be in the same turn.
 STEP = 10
 # How long a run waits for a new layer at most.
@@ -44,7 +44,7 @@ class Progress:
         Evaluations of the denoiser for this plane so far, and planned.
     seconds : float
         Time since the first evaluation of the first plane began.
-    residual, noise_sigma : float
+    residual : float
         In the image's units.
     estimate : ndarray or None
         The plane so far, converted; a few times a second only.
@@ -55,7 +55,6 @@ class Progress:
     total: int
     seconds: float
     residual: float
-    noise_sigma: float
     estimate: NDArray[Any] | None
 
 
@@ -332,12 +331,13 @@ def _run(
                 state.total,
                 now - begin,
                 state.residual,
-                state.noise_sigma,
                 convert(state.array(), job.settings) if show else None,
             )
             if first:
                 # With the processor shared, the viewer would take twice as long for a new layer.
                 request.drawn.wait(PATIENCE)
+                # New data are drawn in much less time than a new layer.
+                request.drawing = 0.0
             if request.stop:
                 break
         check(request)

@@ -23,7 +23,6 @@ class FakeState:
     evaluation: int
     total: int = 3
     residual: float = 2.0
-    noise_sigma: float = 5.0
 
     def array(self):
         return np.full((2, 2), self.evaluation)
@@ -209,20 +208,20 @@ def test_planes_one_after_the_other(qtbot, log):
 
 
 def test_steps_are_taken_before_the_result(qtbot, log):
+    def first():
+        # The run waits for the steps.
+        steps.append("first, too late" if job.started.is_set() else "first")
+
     def on_progress(progress):
         if progress.evaluation == 1:
-            log.runner.in_turns(partial(steps.append, "first"), partial(steps.append, "second"))
+            log.runner.in_turns(first, partial(steps.append, "second"))
         elif not steps:
             early.append(progress)
 
     steps, early = [], []
     log.runner = Runner(on_progress, lambda done: steps.append("done"), log.on_outcome)
-    job = FakeJob()
+    job = quick_job()
     log.start(lambda: job)
-    qtbot.waitUntil(lambda: steps == ["first"])
-    # The run waits for them.
-    assert not job.started.is_set()
-    job.go.set()
     wait_until_over(qtbot, log)
     assert steps == ["first", "second", "done"]
     assert early == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
 SECONDS_PER_MEGAPIXEL = 1.5
+# Between two texts of the progress bar.
+TELL_SECONDS = 0.25
 # Sides of what Preview restores at most: a few seconds' work.
 PREVIEW = 512
 # What surrounds a region restores its edges as well as its middle.
@@ -109,6 +112,7 @@ class RunPanel(Container[Widget]):
         self._previews = False
         self._preview_layer: Image | None = None
         self._name = ""
+        self._told = 0.0
         self._seconds_per_megapixel: float | None = None
         self.script = ""
 
@@ -394,6 +398,8 @@ class RunPanel(Container[Widget]):
         assert self.image is not None
         self._done, self._layer, self._previews = {}, None, preview
         self._name = f"{self.image.name} {'preview' if preview else self.result_title}"
+        self._told = 0.0
+        self._bar.native.setFormat("")
         self._bar.value, self._bar.visible = 0, True
         # Not a busy bar: every frame of it makes the canvas be composed anew, too.
         self._bar.max = 1
@@ -543,18 +549,25 @@ class RunPanel(Container[Widget]):
 
     def _show_progress(self, progress: Progress) -> None:
         assert self._call is not None
+        if progress.estimate is not None:
+            self._show_plane(progress.plane, progress.estimate)
+        now = time.monotonic()
+        if now - self._told < TELL_SECONDS:
+            return
+        self._told = now
         planes = len(self._call.selection.planes)
         evaluation = progress.plane * progress.total + progress.evaluation
         total = planes * progress.total
-        self._bar.max, self._bar.value = total, evaluation
         left = progress.seconds / evaluation * (total - evaluation)
-        which = f"Plane {progress.plane + 1} of {planes}: " if planes > 1 else ""
-        self._report.value = (
-            f"{which}{progress.evaluation} of {progress.total}, {_duration(left)} left, "
-            f"residual {progress.residual:.3g}, noise σ {progress.noise_sigma:.3g}"
+        # In the bar, which has its size: a label of another text makes the window lay itself
+        # out, and every change the canvas be composed anew, which may take long.
+        self._bar.native.setFormat(
+            f"{progress.evaluation} of {progress.total}, {_duration(left)} left, "
+            f"residual {progress.residual:.3g}"
         )
-        if progress.estimate is not None:
-            self._show_plane(progress.plane, progress.estimate)
+        self._bar.max, self._bar.value = total, evaluation
+        which = f"plane {progress.plane + 1} of {planes} " if planes > 1 else ""
+        self._report.value = f"Restoring {which}…"
 
     def _show_done(self, done: Done) -> None:
         assert self._call is not None
