@@ -80,9 +80,11 @@ def deblur(
     -----
     A plane that is one tile is restored as `napari_dmsp.deblur` does it. Of another one, a survey
     restores a window of 1024 x 1024 pixels, and takes the range from an overview of all of it.
-    Tiles are cut without blending: with the default halo they differ from the restored whole by
-    about 1/10000 of the range, but by about 1/100 for point spread functions that suppress some
-    frequencies entirely, such as those of motion, and for ``method="sgd"``, which injects noise.
+    Tiles are cut without blending. With the default halo, those of a Gaussian blur differ from the
+    restored whole by less than 1/1000 of the range away from its edges; but where the point spread
+    function suppresses some frequencies entirely, such as those of motion, by up to 1/40 (1/700 in
+    the root mean square), and with ``method="sgd"``, which injects noise, by about 1/100. A larger
+    ``halo`` helps: 192 pixels gave 1/360 for motion of 21 pixels. ``tile=None`` cuts nothing.
     Constant tiles stay as they are.
     """
     stack = as_stack(source, channel_axis)
