@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import threading
+from itertools import count
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtWidgets import QApplication
 
 from napari_dmsp.core.kernel import gaussian_psf, motion_psf
+from napari_dmsp.core.prior import Prior
 
 
 @pytest.fixture
@@ -100,11 +102,17 @@ def test_a_new_layer_is_made_in_turns(viewer, restore, fake_prior, grey_image, q
         qtbot.wait(100)
         assert layer not in viewer.layers
         return
-    qtbot.waitUntil(lambda: layer in viewer.layers)
-    assert not layer.visible
-    if what == "layer removed":
-        viewer.layers.remove(layer)
+    between = []
+
+    def look():
+        between.append((layer in viewer.layers, layer.visible))
+        if what == "layer removed":
+            viewer.layers.remove(layer)
+
+    # A turn after that of the layer: from outside, both may have passed before one can look.
+    panel._runner._steps.insert(1, look)
     qtbot.waitUntil(lambda: layer.visible)
+    assert between == [(True, False)]
     assert len(viewer.layers) == (2 if what == "layer removed" else 3)
 
 
@@ -191,18 +199,24 @@ def test_axes_can_be_chosen(viewer, restore, grey_image, qtbot):
     assert panel.inputs.axes.native.isHidden()
 
 
-def test_script_of_a_run_that_was_stopped(qtbot, viewer, grey_image):
+def test_script_of_a_run_that_was_stopped(monkeypatch, qtbot, viewer, grey_image):
+    def denoise_and_stop(prior, x, sigma, denoise=Prior.__call__):
+        if next(calls) == 10:
+            panel._runner.stop()
+        return denoise(prior, x, sigma)
+
+    calls = count(1)
+    monkeypatch.setattr(Prior, "__call__", denoise_and_stop)
     viewer.add_image(np.stack([grey_image] * 3), name="stack")
     _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
-    panel.advanced.device.value = "cpu"
+    panel.advanced.device.value, panel.advanced.evaluations.value = "cpu", "8"
     panel.inputs.planes.value = (0,)
     panel.run()
-    qtbot.waitUntil(lambda: panel._bar.value > 1, timeout=60_000)
-    panel.stop()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     result = viewer.layers["stack deblurred"]
     about = result.metadata["napari-dmsp"]
     assert about["stopped"]
+    assert about["evaluations"] == [8, 2]
     assert_array_equal(repeated(viewer, panel), result.data)
 
 
