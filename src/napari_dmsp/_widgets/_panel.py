@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
 SECONDS_PER_MEGAPIXEL = 1.5
-# Between two texts of the progress bar.
-TELL_SECONDS = 0.25
+# Until the bar moves without a new estimate.
+TELL_SECONDS = 2.0
 # Sides of what Preview restores at most: a few seconds' work.
 PREVIEW = 512
 # What surrounds a region restores its edges as well as its middle.
@@ -549,10 +549,10 @@ class RunPanel(Container[Widget]):
 
     def _show_progress(self, progress: Progress) -> None:
         assert self._call is not None
+        now = time.monotonic()
         if progress.estimate is not None:
             self._show_plane(progress.plane, progress.estimate)
-        now = time.monotonic()
-        if now - self._told < TELL_SECONDS:
+        elif now - self._told < TELL_SECONDS:
             return
         self._told = now
         planes = len(self._call.selection.planes)
