@@ -23,7 +23,7 @@ OUT_OF_MEMORY = (
 
 # Parameters of glibc's malloc, and the greatest values that it gives them by itself. Threads other
 # than the first give pieces of 64 MB back as soon as these are empty, but for the padding, and
-# cannot keep anything larger: nothing can be done about that but in the first.
+# never keep larger ones.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 USUAL = {TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10, MMAP_THRESHOLD: 32 << 20}
 KEEPING = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 << 20, MMAP_THRESHOLD: 2**31 - 1}
