@@ -206,6 +206,9 @@ def test_cancel_leaves_no_layer(qtbot, viewer, open_panel, fake_prior, grey_imag
     panel.run()
     # The estimate so far is shown.
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=60_000)
+    assert panel._bar.value == 1
+    assert panel._bar.native.format().startswith(f"1 of {panel._bar.max}, ")
+    assert report(panel) == "Restoring …"
     panel._cancel_button.native.click()
     fake_prior.release()
     finish(qtbot, panel)

@@ -398,7 +398,6 @@ class RunPanel(Container[Widget]):
         assert self.image is not None
         self._done, self._layer, self._previews = {}, None, preview
         self._name = f"{self.image.name} {'preview' if preview else self.result_title}"
-        self._told = 0.0
         self._bar.native.setFormat("")
         self._bar.value, self._bar.visible = 0, True
         # Not a busy bar: every frame of it makes the canvas be composed anew, too.
