@@ -32,7 +32,7 @@ from skimage.restoration import unsupervised_wiener
 from tqdm import tqdm
 
 from napari_dmsp import deblur
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 from napari_dmsp.training.data import LUMA
 

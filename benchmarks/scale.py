@@ -23,7 +23,7 @@ from skimage import io
 from tqdm import tqdm
 
 from napari_dmsp import scale
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf
 
 PSF_SIGMA, NOISE, WHITE = 2.0, 0.02, 4000
 

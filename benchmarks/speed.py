@@ -51,15 +51,15 @@ from skimage.restoration import richardson_lucy, unsupervised_wiener
 from torch import nn
 from tqdm import tqdm
 
-from napari_dmsp._tiles import memory_bytes
 from napari_dmsp.core import prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.inputs import Reference, Units
 from napari_dmsp.core.job import Job
-from napari_dmsp.core.kernel import motion_psf
 from napari_dmsp.core.networks import DnCNN
 from napari_dmsp.core.prior import Prior, load_prior
+from napari_dmsp.core.psf import motion_psf
 from napari_dmsp.core.simulate import simulate_blur
 from napari_dmsp.training.data import LUMA
+from napari_dmsp.windows import memory_bytes
 
 COST, MEMORY, PEERS, RACE = "Cost", "Memory", "Peers", "Race"
 MEGAPIXELS, THREADS = (0.25, 1.0, 4.0, 16.0), (1, 2)

@@ -128,7 +128,7 @@ def preview(size: int) -> list[Row]:
 def overhead(size: int, evaluations: int, repeats: int) -> list[Row]:
     """Compare runs in the viewer, estimates shown, with the core alone, by turns."""
     from napari_dmsp import deblur
-    from napari_dmsp.core.kernel import gaussian_psf
+    from napari_dmsp.core.psf import gaussian_psf
 
     panel = open_panel(size)
     panel.advanced.evaluations.value = str(evaluations)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from napari_dmsp.batch import Files, Task, _stack_kernels, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
 from napari_dmsp.core import Restoration, deblur, prepare_deblur, prepare_demosaic, prepare_superres
-from napari_dmsp.core.errors import DmspError
-from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.prior import _read_prior
+from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.errors import DmspError
 from napari_dmsp.io import fit_dtype
 
 DEBLUR = ("deblur", "--psf", "gaussian:1", "--iterations", 1)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from napari_dmsp.cli import app
 from napari_dmsp.core import prepare_deblur
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
 

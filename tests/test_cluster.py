@@ -10,7 +10,7 @@ import zarr
 
 from napari_dmsp import scale
 from napari_dmsp.cli import app
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf
 
 distributed = pytest.importorskip("distributed")
 PSF = gaussian_psf(1)

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_dmsp.core.errors import DmspError
+from napari_dmsp.errors import DmspError
 from napari_dmsp.io import (
     Picture,
     check_output,

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from napari_dmsp import core, scale
 from napari_dmsp.cli import app
-from napari_dmsp.core import DmspError
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.errors import DmspError
 from napari_dmsp.scale import Axis, Survey
 from napari_dmsp.scale.stacks import as_stack
 from napari_dmsp.scale.survey import find_surveys

@@ -6,16 +6,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core import DmspError, Restoration, deblur, demosaic, load_prior, superres
+    from .core.job import Restoration
+    from .core.prior import load_prior
+    from .core.restore import deblur, demosaic, superres
+    from .errors import DmspError
+    from .priors import available_priors
 
-__all__ = ["DmspError", "Restoration", "deblur", "demosaic", "load_prior", "superres"]
+# Where each name is defined: torch takes seconds to import, and only some need it (PEP 562).
+_HOME = {
+    "DmspError": ".errors",
+    "Restoration": ".core.job",
+    "available_priors": ".priors",
+    "deblur": ".core.restore",
+    "demosaic": ".core.restore",
+    "load_prior": ".core.prior",
+    "superres": ".core.restore",
+}
+
+__all__ = [
+    "DmspError",
+    "Restoration",
+    "available_priors",
+    "deblur",
+    "demosaic",
+    "load_prior",
+    "superres",
+]
 
 
-def __getattr__(name: str) -> Any:
-    # torch takes a second to import: only once something is asked for (PEP 562).
-    if name in __all__:
-        return getattr(import_module(".core", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take any name for one that is here.
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(import_module(_HOME[name], __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from . import io
 from .core import (
-    DmspError,
     Job,
     Restoration,
     State,
@@ -28,6 +27,7 @@ from .core import (
 )
 from .core.inputs import check_image, check_mask
 from .core.job import describe_planes
+from .errors import DmspError
 
 # Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
 # few enough to take no time.

@@ -242,7 +242,8 @@ def deblur(
     The result has the size and the intensity units of the image, and its pixel type if integer.
     """
     with _one_line_errors():
-        from .core import DmspError, prepare_deblur
+        from .core import prepare_deblur
+        from .errors import DmspError
 
         if psf is not None and psf_size is not None:
             raise DmspError("--psf-size is for an unknown kernel; give it or --psf, not both.")
@@ -465,7 +466,7 @@ def train(
     Writes the weights, a card (*.json) and a state (*.state.safetensors) for --resume.
     """
     with _one_line_errors():
-        from .core.errors import DmspError
+        from .errors import DmspError
         from .training.train import Recipe, state_path
         from .training.train import train as run_training
 
@@ -528,7 +529,7 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        from .core.errors import DmspError
+        from .errors import DmspError
 
         if not isinstance(error, DmspError):
             raise
@@ -567,7 +568,7 @@ def _restore(
         Whether an image is a plane that becomes a colour image.
     """
     from . import batch, io
-    from .core import DmspError
+    from .errors import DmspError
 
     options |= {"prior": prior, "method": method.value}
     if tile is not None:
@@ -614,8 +615,8 @@ def _record(**options: object) -> dict[str, Any]:
 
 def _make_psf(text: str) -> NDArray[np.floating[Any]]:
     """Make the PSF that ``--psf`` asks for."""
-    from .core.errors import DmspError
-    from .core.kernel import gaussian_psf, motion_psf
+    from .core.psf import gaussian_psf, motion_psf
+    from .errors import DmspError
     from .io import read_psf
 
     shape, _, numbers = text.partition(":")

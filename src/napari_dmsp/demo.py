@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from skimage.metrics import peak_signal_noise_ratio
 
-from .core import DmspError, Job, Restoration, prepare_deblur
-from .core.kernel import motion_psf
+from .core import Job, Restoration, prepare_deblur
+from .core.psf import motion_psf
 from .core.simulate import simulate_blur
+from .errors import DmspError
 from .io import check_writable, fit_dtype
 
 DEFAULT_NAME = "napari-dmsp-demo.png"

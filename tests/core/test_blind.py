@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter, shift
 from scipy.signal import convolve2d
 
-from napari_dmsp.core import DmspError, load_prior
+from napari_dmsp.core import load_prior
 from napari_dmsp.core.blind import (
     count_evaluations,
     default_size,
@@ -18,7 +18,8 @@ from napari_dmsp.core.blind import (
     iterate_sgd_blind,
     level_sizes,
 )
-from napari_dmsp.core.kernel import centre_psf, crop_psf, motion_psf, normalise_psf, resize_psf
+from napari_dmsp.core.psf import centre_psf, crop_psf, motion_psf, normalise_psf, resize_psf
+from napari_dmsp.errors import DmspError
 
 
 def centre_of_mass(psf):

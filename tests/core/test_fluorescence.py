@@ -12,9 +12,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from napari_dmsp import deblur, io
 from napari_dmsp.core import restore
-from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.noise import shot_line
 from napari_dmsp.core.operators import Blur
+from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
 PHOTONS = 200

@@ -10,8 +10,8 @@ from skimage import io
 
 from napari_dmsp.core import inputs
 from napari_dmsp.core.inputs import LUMA, is_fluorescence, read_input
-from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.networks import UNet
+from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
 SAMPLES = resources.files("napari_dmsp") / "samples"

@@ -6,8 +6,8 @@ import torch
 from skimage import data
 
 from napari_dmsp import DmspError, deblur, superres
-from napari_dmsp.core.kernel import align_psf, gaussian_psf
 from napari_dmsp.core.operators import Blur, Resize, fill_gaps
+from napari_dmsp.core.psf import align_psf, gaussian_psf
 
 RNG = np.random.default_rng(0)
 KEPT = torch.from_numpy((RNG.random((1, 1, 12, 10)) > 0.3).astype(float))

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy.signal import convolve2d
 
-from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.operators import Blur
+from napari_dmsp.errors import DmspError
 
 SHAPES = [((12, 17), (3, 3)), ((16, 11), (4, 6)), ((13, 13), (1, 5)), ((20, 9), (7, 2))]
 

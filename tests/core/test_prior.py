@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 
-from napari_dmsp.core import priors_folder
-from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.networks import DnCNN, UNet
-from napari_dmsp.core.prior import available_priors, load_prior, mean_shift
+from napari_dmsp.core.prior import load_prior, mean_shift
+from napari_dmsp.errors import DmspError
+from napari_dmsp.priors import available_priors, priors_folder
 
 MEANS = torch.tensor([0.2, 0.7], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.3, 0.7], dtype=torch.float64)

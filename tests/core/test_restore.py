@@ -5,9 +5,10 @@ from numpy.testing import assert_array_equal
 from skimage import data
 
 from napari_dmsp import deblur
-from napari_dmsp.core import DmspError, Prior, load_prior, prepare_deblur, run
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core import Prior, load_prior, prepare_deblur, run
+from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.errors import DmspError
 
 PSF = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.errors import DmspError
 
 
 @pytest.mark.parametrize("kernel_shape", [(3, 5), (4, 6), (1, 1)])

@@ -6,7 +6,12 @@ import torch
 from skimage import data
 
 from napari_dmsp import deblur, demosaic, load_prior, superres
-from napari_dmsp._tiles import (
+from napari_dmsp.core import Prior, prepare_deblur, prior
+from napari_dmsp.core.psf import motion_psf
+from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.core.tiling import Tiled, bytes_per_pixel, pick_tile
+from napari_dmsp.errors import DmspError
+from napari_dmsp.windows import (
     CPU_TILE,
     FEATURE_BYTES,
     MIN_TILE,
@@ -15,10 +20,6 @@ from napari_dmsp._tiles import (
     memory_bytes,
     spans,
 )
-from napari_dmsp.core import DmspError, Prior, prepare_deblur, prior
-from napari_dmsp.core.kernel import motion_psf
-from napari_dmsp.core.simulate import simulate_blur
-from napari_dmsp.core.tiling import Tiled, bytes_per_pixel, pick_tile
 
 PSF = motion_psf(7, 30)
 

@@ -11,9 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from napari_dmsp._weights import prior_files
-from napari_dmsp.core import DmspError, deblur, load_prior
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core import deblur, load_prior
+from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.errors import DmspError
+from napari_dmsp.priors import prior_files
 from napari_dmsp.training.average import average_priors
 from napari_dmsp.training.data import (
     PatchSampler,
@@ -201,7 +202,7 @@ def test_noise_levels():
 
 def test_learning_rate_warms_up_and_falls():
     recipe = Recipe(warmup_steps=10)
-    rates = [_rate(recipe, step, step / 100) for step in range(101)]
+    rates = [_rate(recipe, step, step, 100) for step in range(101)]
     assert rates[0] < rates[5] < rates[9]
     assert max(rates) <= recipe.learning_rate
     assert rates[-1] == pytest.approx(recipe.final_rate)

@@ -19,15 +19,15 @@ from torch import nn
 
 from napari_dmsp.core import prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.device import supports_bf16
-from napari_dmsp.core.errors import DmspError
 from napari_dmsp.core.job import BLURRED, MOSAIC, SHARP
-from napari_dmsp.core.kernel import motion_psf
 from napari_dmsp.core.mosaic import Mosaic, cfa_weights
 from napari_dmsp.core.networks import DnCNN, UNet
 from napari_dmsp.core.operators import Blur, Resize
 from napari_dmsp.core.prior import draw_normal, load_prior
+from napari_dmsp.core.psf import motion_psf
 from napari_dmsp.core.solvers import ACCURACY, DAE_SIGMA
 from napari_dmsp.core.tiling import Tiled
+from napari_dmsp.errors import DmspError
 
 # Unit roundoff, 2^-p for p bits of precision.
 FLOAT32, TF32, BFLOAT16 = 2.0**-24, 2.0**-11, 2.0**-8

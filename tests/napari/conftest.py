@@ -10,7 +10,7 @@ import pytest
 from qtpy.QtCore import QThreadPool
 
 import napari_dmsp.core as core
-from napari_dmsp.core.kernel import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
 

@@ -9,11 +9,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QTimer
 
-from napari_dmsp._widgets import DeblurPanel, DemosaicPanel, SuperresPanel, _panel, demosaic
-from napari_dmsp.core.inputs import MIN_SIDE
+from napari_dmsp._viewer import demosaic
+from napari_dmsp._viewer.deblur import DeblurPanel
+from napari_dmsp._viewer.demosaic import DemosaicPanel
+from napari_dmsp._viewer.superres import SuperresPanel
 from napari_dmsp.core.job import BLURRED, MOSAIC, SGD_ITERATIONS, SHARP
-from napari_dmsp.core.kernel import gaussian_psf
 from napari_dmsp.core.mosaic import PATTERNS
+from napari_dmsp.core.psf import gaussian_psf
 
 
 @pytest.fixture
@@ -47,10 +49,6 @@ def test_evaluations_are_those_of_the_core():
         (DemosaicPanel, MOSAIC),
     ):
         assert panel.evaluations == {"annealed": schedule.iterations, "sgd": SGD_ITERATIONS}
-
-
-def test_the_shortest_side_is_that_of_the_core():
-    assert _panel.MIN_SIDE == MIN_SIDE
 
 
 def test_patterns_are_those_of_the_core():

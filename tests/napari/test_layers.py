@@ -10,8 +10,7 @@ import pytest
 from napari.components import ViewerModel
 from numpy.testing import assert_allclose, assert_array_equal
 
-from napari_dmsp._calls import Call
-from napari_dmsp._layers import (
+from napari_dmsp._viewer.layers import (
     drawn_motion,
     long_axes,
     pixel_size,
@@ -20,6 +19,7 @@ from napari_dmsp._layers import (
     shape_region,
     visible_region,
 )
+from napari_dmsp._viewer.script import Call
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def add_result(viewer, layer, image=None, name="result", task="deblur", **option
 
 
 def test_adapter_needs_no_qt():
-    code = "import sys, napari_dmsp._layers; sys.exit('qtpy' in sys.modules)"
+    code = "import sys, napari_dmsp._viewer.layers; sys.exit('qtpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -60,7 +60,7 @@ def test_samples_open(make_napari_viewer, key):
 
 
 def test_sample_noise_is_the_same_every_time():
-    from napari_dmsp._sample_data import grey_photograph
+    from napari_dmsp._viewer.samples import grey_photograph
 
     first, second = grey_photograph(), grey_photograph()
     assert np.array_equal(first[0][0], second[0][0])

@@ -7,8 +7,8 @@ import sys
 import pytest
 from npe2 import PluginManifest
 
-from napari_dmsp._preferences import DEVICES, MIN_LIVE_SECONDS, OUTPUTS, TILES, Preferences
-from napari_dmsp._preferences import read_preferences as read
+from napari_dmsp._viewer.preferences import DEVICES, MIN_LIVE_SECONDS, OUTPUTS, TILES, Preferences
+from napari_dmsp._viewer.preferences import read_preferences as read
 
 pytest.importorskip("napari.settings._plugin_config_generator", reason="new in napari 0.9")
 

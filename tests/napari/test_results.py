@@ -12,8 +12,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtWidgets import QApplication
 
-from napari_dmsp.core.kernel import gaussian_psf, motion_psf
 from napari_dmsp.core.prior import Prior
+from napari_dmsp.core.psf import gaussian_psf, motion_psf
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from napari_dmsp._train_worker import Stack, Training, TrainRunner
-from napari_dmsp._weights import prior_files
-from napari_dmsp._widgets._priors import priors_changed
-from napari_dmsp.core import DmspError, load_prior
+from napari_dmsp._viewer.own_priors import priors_changed
+from napari_dmsp._viewer.train_worker import Stack, Training, TrainRunner
+from napari_dmsp.core import load_prior
+from napari_dmsp.errors import DmspError
+from napari_dmsp.priors import prior_files
 from napari_dmsp.training import train as trainer
 
 CARD = {"training": {"minutes": 0.3, "steps": 40}, "validation_psnr": {"psnr25": 30.0}}

@@ -14,8 +14,8 @@ import torch
 from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QWidget
 
-from napari_dmsp._worker import Outcome, Runner
-from napari_dmsp.core import DmspError
+from napari_dmsp._viewer.worker import Outcome, Runner
+from napari_dmsp.errors import DmspError
 
 
 @dataclass

@@ -1,29 +1,47 @@
-"""The restoration core: torch, numpy and scikit-image only, no viewer and no Qt."""
+"""The restoration core: torch, numpy and scikit-image only, no viewer and no Qt.
 
-from .._weights import priors_folder
-from .errors import DmspError
-from .inputs import Reference, read_input
-from .job import Job, Problem, Restoration, prepare, run
-from .prior import Prior, available_priors, load_prior, mean_shift
-from .restore import (
-    deblur,
-    demosaic,
-    prepare_deblur,
-    prepare_demosaic,
-    prepare_superres,
-    superres,
-)
-from .solvers import State
+Its names are imported when they are asked for (PEP 562): torch takes seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .inputs import Reference, read_input
+    from .job import Job, Problem, Restoration, prepare, run
+    from .prior import Prior, load_prior, mean_shift
+    from .restore import (
+        deblur,
+        demosaic,
+        prepare_deblur,
+        prepare_demosaic,
+        prepare_superres,
+        superres,
+    )
+    from .solvers import State
+
+# Where each name is defined.
+_ROOMS = {
+    "inputs": ("Reference", "read_input"),
+    "job": ("Job", "Problem", "Restoration", "prepare", "run"),
+    "prior": ("Prior", "load_prior", "mean_shift"),
+    "restore": (
+        *("deblur", "demosaic", "superres"),
+        *("prepare_deblur", "prepare_demosaic", "prepare_superres"),
+    ),
+    "solvers": ("State",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "DmspError",
     "Job",
     "Prior",
     "Problem",
     "Reference",
     "Restoration",
     "State",
-    "available_priors",
     "deblur",
     "demosaic",
     "load_prior",
@@ -32,8 +50,19 @@ __all__ = [
     "prepare_deblur",
     "prepare_demosaic",
     "prepare_superres",
-    "priors_folder",
     "read_input",
     "run",
     "superres",
 ]
+
+
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take any name for one that is here.
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,11 +21,11 @@ from scipy.ndimage import label
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import DmspError
-from .kernel import centre_psf, normalise_psf, resize_psf
+from ..errors import DmspError
 from .noise import residual_variance, wavelet_sigma
 from .operators import Blur, conjugate_gradients, resize
 from .prior import Denoiser, draw_normal
+from .psf import centre_psf, normalise_psf, resize_psf
 from .solvers import DAE_SIGMA, State, geometric
 
 MIN_SIDE = 64

@@ -11,7 +11,7 @@ from threading import Lock
 
 import torch
 
-from .errors import DmspError
+from ..errors import DmspError
 
 OUT_OF_MEMORY = (
     "out of memory",

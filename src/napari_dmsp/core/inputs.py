@@ -11,15 +11,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..errors import DmspError
+from ..priors import available_priors
+from ..windows import MIN_SIDE
 from .device import explain_failures, pick_device
-from .errors import DmspError
 from .noise import ShotLine
 from .operators import fill_gaps
-from .prior import Denoiser, Prior, available_priors, load_prior
+from .prior import Denoiser, Prior, load_prior
 from .tiling import Tile, pick_tile
 
 METHODS = ("annealed", "sgd")
-MIN_SIDE = 8
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
 # What `is_fluorescence` calls dark, as a part of the range, and the side of its blocks.

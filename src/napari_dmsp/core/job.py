@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._tiles import memory_bytes
+from ..windows import memory_bytes
 from .device import explain_failures, freed_memory
 from .inputs import Input, Reference
 from .noise import ShotLine, is_sharp, noise_bounds

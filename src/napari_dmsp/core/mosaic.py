@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import DmspError
+from ..errors import DmspError
 from .operators import Fit
 
 _COLOURS = "RGB"

@@ -19,8 +19,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._tiles import STRIDE
-from .errors import DmspError
+from ..errors import DmspError
+from ..windows import STRIDE
 
 # Part of an image along its border, where periodic and true blur differ, up to which half the steps
 # of a data step cost about 0.02 dB or less.

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .._weights import prior_files
+from ..errors import DmspError
+from ..priors import prior_files
 from .device import supports_bf16
-from .errors import DmspError
 from .networks import ARCHITECTURES
 from .tiling import Tiled
 
@@ -117,11 +117,6 @@ class Prior:
     def tiled(self, tile: int | None) -> Prior:
         """Denoise tiles of at most ``tile`` pixels a side, or whole images."""
         return replace(self, denoiser=Tiled(self.denoiser, tile))
-
-
-def available_priors() -> list[str]:
-    """Names of the priors that come with the package, then the user's own."""
-    return list(prior_files())
 
 
 def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:

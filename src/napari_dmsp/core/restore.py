@@ -17,9 +17,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..errors import DmspError
 from .blind import count_evaluations, iterate_blind, iterate_sgd_blind
 from .device import explain_failures
-from .errors import DmspError
 from .inputs import LUMA, Input, Options, Reference, check_psf, read_input
 from .job import (
     BLURRED,
@@ -35,11 +35,11 @@ from .job import (
     prepare,
     run,
 )
-from .kernel import align_psf, crop_psf
 from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights
 from .noise import is_sharp, noise_bounds, patch_sigma, sharp_bounds, shot_line
 from .operators import Blur, Resize
 from .prior import Denoiser, Prior, load_prior
+from .psf import align_psf, crop_psf
 from .solvers import DAE_SIGMA, State
 from .tiling import Tile
 

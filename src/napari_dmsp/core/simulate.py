@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import fftconvolve
 
-from .errors import DmspError
+from ..errors import DmspError
 
 
 def simulate_blur(

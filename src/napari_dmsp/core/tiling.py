@@ -10,9 +10,9 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor, nn
 
-from .._tiles import CPU_TILE, MIN_TILE, STRIDE, spans
+from ..errors import DmspError
+from ..windows import CPU_TILE, MIN_TILE, STRIDE, spans
 from .device import is_out_of_memory
-from .errors import DmspError
 
 Tile = int | str | None
 # Part of a GPU's memory for the features of a tile.

@@ -6,7 +6,7 @@ A plane that is cut into tiles keeps one noise level, one range and one point sp
 
 from __future__ import annotations
 
-from ..core import DmspError
+from ..errors import DmspError
 
 try:
     from .output import connect, write

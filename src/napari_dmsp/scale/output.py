@@ -21,7 +21,7 @@ from dask.callbacks import Callback
 from dask.delayed import Delayed
 from dask.optimization import cull
 
-from ..core import DmspError
+from ..errors import DmspError
 from ..io import check_folder
 from .stacks import (
     Axis,

@@ -16,9 +16,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from .._tiles import STRIDE
-from ..core import DmspError
+from ..errors import DmspError
 from ..io import TIFF
+from ..windows import STRIDE
 
 # Side of what is read at once from arrays in memory and uncompressed files.
 READ = 2048

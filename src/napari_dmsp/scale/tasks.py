@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import DmspError, Job, load_prior
+from ..core import Job, load_prior
 from ..core.blind import MIN_SIDE
 from ..core.inputs import check_psf
 from ..core.mosaic import cfa_tile
+from ..errors import DmspError
 from .stacks import Pixels
 
 

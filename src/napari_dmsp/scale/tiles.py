@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import dask.array as da
 import numpy as np
 
-from .._tiles import STRIDE
-from ..core import DmspError
 from ..core.blind import MIN_SIDE
+from ..errors import DmspError
+from ..windows import STRIDE
 from .stacks import Pixels
 from .tasks import Task
 

@@ -22,7 +22,8 @@ import typer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..core import DmspError, load_prior
+from ..core import load_prior
+from ..errors import DmspError
 from .train import write_card, write_tensors
 
 

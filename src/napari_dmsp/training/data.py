@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import io
 from ..core import inputs
-from ..core.errors import DmspError
+from ..errors import DmspError
 
 # A file, or an array (H, W) or (H, W, 3).
 Source = Path | NDArray[Any]

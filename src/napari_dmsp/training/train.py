@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._weights import STATE
 from ..core.device import pick_device, supports_bf16
-from ..core.errors import DmspError
 from ..core.networks import ARCHITECTURES
+from ..errors import DmspError
 from ..io import check_writable
+from ..priors import STATE
 from .data import PatchSampler, Source, find_sources, read_image
 
 MAX_SIGMA = 60 / 255
@@ -43,6 +43,11 @@ class Recipe:
     The posterior mean minimises the squared error, but a few hard patches dominate it. The absolute
     error comes close in fewer steps; the squared one ends the training, from the part
     ``squared_from`` of its time.
+
+    The learning rate follows a cosine over the whole time. Where ``decay_minutes`` is given it
+    stays constant until so long before the end, and then falls to nothing in a straight line,
+    with the squared error: a long run that is resumed with a budget a little above its time
+    branches into weights that can be used, while its own state goes on at the constant rate.
     """
 
     channels: int = 3
@@ -58,6 +63,7 @@ class Recipe:
     ema: float = 0.999
     clip: float = 1.0
     squared_from: float = 0.8
+    decay_minutes: float | None = None
     seed: int = 0
 
     def build(self) -> nn.Module:
@@ -82,6 +88,8 @@ class Recipe:
             raise DmspError(
                 f"batch={self.batch} must be at least 1, patch={self.patch} at least {MIN_PATCH}."
             )
+        if self.decay_minutes is not None and not 0 < self.decay_minutes < math.inf:
+            raise DmspError(f"decay_minutes={self.decay_minutes:g} must be positive.")
 
 
 def draw_sigmas(recipe: Recipe, count: int, generator: torch.Generator) -> Tensor:
@@ -234,14 +242,13 @@ def train(
         disable=progress is not None,
     ) as bar:
         while elapsed < minutes * 60:
-            fraction = elapsed / (minutes * 60)
-            rate = _rate(recipe, step, fraction)
+            rate = _rate(recipe, step, elapsed / 60, minutes)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             clean = sampler.draw(recipe.batch, generator)
             clean = clean.contiguous(memory_format=torch.channels_last)
             sigma = draw_sigmas(recipe, recipe.batch, generator).to(target)
-            power = 2 if fraction >= recipe.squared_from else 1
+            power = 2 if _is_ending(recipe, elapsed / 60, minutes) else 1
             loss = _descend(net, optimizer, clean, sigma, noise_generator, power, recipe.clip, bf16)
             decay = min(recipe.ema, (1 + step) / (10 + step))
             with torch.no_grad():
@@ -324,10 +331,21 @@ def _read_all(
     return images
 
 
-def _rate(recipe: Recipe, step: int, fraction: float) -> float:
-    cosine = 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
-    rate = recipe.final_rate + (recipe.learning_rate - recipe.final_rate) * cosine
+def _rate(recipe: Recipe, step: int, elapsed: float, minutes: float) -> float:
+    """Learning rate of a step after ``elapsed`` of ``minutes``."""
+    if recipe.decay_minutes is None:
+        share = 0.5 * (1 + math.cos(math.pi * min(elapsed / minutes, 1.0)))
+    else:
+        share = min(max((minutes - elapsed) / recipe.decay_minutes, 0.0), 1.0)
+    rate = recipe.final_rate + (recipe.learning_rate - recipe.final_rate) * share
     return rate * min(1.0, (step + 1) / recipe.warmup_steps)
+
+
+def _is_ending(recipe: Recipe, elapsed: float, minutes: float) -> bool:
+    """Whether the squared error has taken over from the absolute one."""
+    if recipe.decay_minutes is None:
+        return elapsed >= recipe.squared_from * minutes
+    return minutes - elapsed <= recipe.decay_minutes
 
 
 def _validation_set(

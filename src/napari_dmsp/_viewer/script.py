@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._layers import Selection
+from .layers import Selection
 
 if TYPE_CHECKING:
-    from .core import Job
+    from ..core import Job
 
 Steps = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ShapedPsf:
-    """A point spread function of `napari_dmsp.core.kernel`, by its name and its sizes."""
+    """A point spread function of `napari_dmsp.core.psf`, by its name and its sizes."""
 
     function: str
     sizes: tuple[Any, ...]
 
     def make(self) -> NDArray[Any]:
         """Compute it."""
-        from .core import kernel
+        from ..core import psf
 
-        psf: NDArray[Any] = getattr(kernel, self.function)(*self.sizes)
-        return psf
+        kernel: NDArray[Any] = getattr(psf, self.function)(*self.sizes)
+        return kernel
 
     def code(self) -> str:
         """Write it down."""
-        return f"kernel.{self.function}({', '.join(map(repr, self.sizes))})"
+        return f"{self.function}({', '.join(map(repr, self.sizes))})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Call:
 
     def _prepare(self, steps: Steps) -> Job:
         # Imported in the thread that restores: to load torch takes seconds.
-        from . import core
+        from .. import core
 
         arguments = self.arguments | {"prior": self._prior}
         if self.selection.channel_axis is not None:
@@ -104,7 +104,7 @@ class Call:
     @cached_property
     def _prior(self) -> str | None:
         """The prior for all planes, chosen by the one in the middle if the user chose none."""
-        from .core.inputs import default_prior, is_fluorescence
+        from ..core.inputs import default_prior, is_fluorescence
 
         planes, chosen = self.selection.planes, self.arguments["prior"]
         coloured = self._is_mosaic or self.selection.colours is not None
@@ -123,7 +123,7 @@ class Call:
             colours = np.clip((image - low) / (high - low), 0, 1)
             if not self.developed:
                 return colours
-            from .core.mosaic import develop
+            from ..core.mosaic import develop
 
             return develop(colours)
         if self._integers is not None:
@@ -172,7 +172,7 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
         The data of the layer.
     """
     # Imported late: to load torch takes seconds.
-    from .core.job import describe_planes
+    from ..core.job import describe_planes
 
     about = describe_planes(list(done.values())) | {
         "source": call.source,
@@ -200,7 +200,7 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[
         f"from napari_dmsp import {call.task}",
     ]
     if isinstance(call.psf, ShapedPsf):
-        head.append("from napari_dmsp.core import kernel")
+        head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
     if call.developed:
         head.append("from napari_dmsp.core.mosaic import develop")
     head += [

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 from superqt.utils import GeneratorWorker
 
-from ._preferences import MIN_LIVE_SECONDS
+from .preferences import MIN_LIVE_SECONDS
 
 if TYPE_CHECKING:
-    from .core import Job
+    from ..core import Job
 
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
 LIVE_SHARE = 0.02
@@ -386,4 +386,4 @@ def _interruptible(request: Request) -> Iterator[None]:
 def _load_torch() -> None:
     # Whatever is wrong is said where it is needed.
     with suppress(Exception):
-        from . import core  # noqa: F401
+        from .. import core  # noqa: F401

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import affine_transform
 
-from .errors import DmspError
+from ..errors import DmspError
 
 # A mistyped size must not fill the memory; no image that can be restored needs a wider kernel.
 MAX_RADIUS = 500

@@ -23,7 +23,7 @@ def grey_photograph() -> list[LayerData]:
 
 def nuclei() -> list[LayerData]:
     """Return a fluorescence image with the blur of its microscope, and a PSF close to it."""
-    from .core.kernel import gaussian_psf
+    from ..core.psf import gaussian_psf
 
     return [
         (_read("bbbc039_A09_s1.tif"), {"name": "nuclei"}, "image"),
@@ -32,8 +32,8 @@ def nuclei() -> list[LayerData]:
 
 
 def _blurred(name: str, file: str, length: float, angle: float) -> list[LayerData]:
-    from .core.kernel import motion_psf
-    from .core.simulate import simulate_blur
+    from ..core.psf import motion_psf
+    from ..core.simulate import simulate_blur
 
     psf = motion_psf(length, angle)
     observed, truth = simulate_blur(_read(file), psf, noise_sigma=5)
@@ -47,9 +47,9 @@ def _blurred(name: str, file: str, length: float, angle: float) -> list[LayerDat
 
 
 def _read(file: str) -> NDArray[Any]:
-    from .io import read_image
+    from ..io import read_image
 
-    with resources.as_file(resources.files(__package__) / "samples" / file) as path:
+    with resources.as_file(resources.files("napari_dmsp") / "samples" / file) as path:
         return read_image(path).pixels
 
 

@@ -28,8 +28,9 @@ from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QApplication, QLabel, QSizePolicy
 from superqt import QCollapsible
 
-from .._calls import Call, LayerPsf, ShapedPsf, Steps, describe
-from .._layers import (
+from ..priors import prior_files
+from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
+from .layers import (
     Axes,
     Region,
     full_resolution,
@@ -40,11 +41,10 @@ from .._layers import (
     shape_region,
     visible_region,
 )
-from .._preferences import DEVICES, OUTPUTS, TILES, read_preferences
-from .._tiles import BASE_BYTES, CPU_TILE, memory_bytes, spans
-from .._weights import prior_files
-from .._worker import Done, Outcome, Progress, Runner
-from ._priors import priors_changed
+from .own_priors import priors_changed
+from .preferences import DEVICES, OUTPUTS, TILES, read_preferences
+from .script import Call, LayerPsf, ShapedPsf, Steps, describe
+from .worker import Done, Outcome, Progress, Runner
 
 if TYPE_CHECKING:
     import napari
@@ -58,8 +58,6 @@ TELL_SECONDS = 2.0
 PREVIEW = 512
 # What surrounds a region restores its edges as well as its middle.
 MARGIN = 24
-# As in `core.inputs`, which cannot be asked without loading torch.
-MIN_SIDE = 8
 
 WHOLE, VISIBLE = "whole image", "visible area"
 OWN_PRIOR = "from a file"

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox, FloatSpinBox, Widget
 
-from .._calls import LayerPsf, ShapedPsf
-from .._layers import drawn_motion, full_resolution, pixel_size
-from ._panel import MARGIN, RunPanel, data_source, is_psf
+from .layers import drawn_motion, full_resolution, pixel_size
+from .panel import MARGIN, RunPanel, data_source, is_psf
+from .script import LayerPsf, ShapedPsf
 
 if TYPE_CHECKING:
     from napari.layers import Image

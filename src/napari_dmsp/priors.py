@@ -9,7 +9,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 BUNDLED = Path(str(resources.files(__package__) / "weights"))
-# Of a training that goes on.
+# Infix of files that hold an unfinished training.
 STATE = ".state"
 
 
@@ -30,3 +30,8 @@ def prior_files() -> dict[str, Path]:
         if not file.stem.endswith(STATE):
             named.setdefault(file.stem, file)
     return named
+
+
+def available_priors() -> list[str]:
+    """Names of the priors that come with the package, then the user's own."""
+    return list(prior_files())

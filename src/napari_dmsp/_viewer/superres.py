@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from magicgui.widgets import FloatSpinBox, Widget
 
-from ._panel import RunPanel
+from .panel import RunPanel
 
 
 class SuperresPanel(RunPanel):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+# Shortest side in pixels of an image that can be restored.
+MIN_SIDE = 8
 # Pixels that neighbouring tiles share: a prior sees up to 84 pixels far, but what is further than
 # 40 away hardly changes it.
 OVERLAP = 96

@@ -14,7 +14,7 @@ import numpy as np
 from qtpy.QtCore import QCoreApplication, QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
-from ._worker import CancelledError, Controller, Request, check, explain
+from .worker import CancelledError, Controller, Request, check, explain
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _train(training: Training, request: Request, messages: _Messages) -> dict[st
         return request.stop
 
     # Imported in the thread that trains: to load torch takes seconds.
-    from .training.train import Recipe, train
+    from ..training.train import Recipe, train
 
     planes = [plane for stack in training.stacks for plane in stack.planes()]
     return train(

@@ -21,13 +21,13 @@ from magicgui.widgets import (
 )
 from qtpy.QtWidgets import QSizePolicy
 
-from .._layers import full_resolution
-from .._preferences import DEVICES, read_preferences
-from .._train_worker import Stack, Training, TrainOutcome, TrainRunner
-from .._weights import prior_files, priors_folder
-from ._loss_plot import LossPlot
-from ._panel import form, row, text_line
-from ._priors import prior_config, priors_changed
+from ..priors import prior_files, priors_folder
+from .layers import full_resolution
+from .loss_plot import LossPlot
+from .own_priors import prior_config, priors_changed
+from .panel import form, row, text_line
+from .preferences import DEVICES, read_preferences
+from .train_worker import Stack, Training, TrainOutcome, TrainRunner
 
 if TYPE_CHECKING:
     import napari

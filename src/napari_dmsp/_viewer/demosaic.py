@@ -6,7 +6,7 @@ from typing import Any
 
 from magicgui.widgets import ComboBox, Widget
 
-from ._panel import MARGIN, RunPanel, optional_number, read_number
+from .panel import MARGIN, RunPanel, optional_number, read_number
 
 BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")
 PATTERNS = [*BAYER, *(f"quad-{order}" for order in BAYER), "X-Trans"]

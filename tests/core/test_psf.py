@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from napari_dmsp.core import DmspError
-from napari_dmsp.core.kernel import gaussian_psf, motion_psf
+from napari_dmsp.core.psf import gaussian_psf, motion_psf
+from napari_dmsp.errors import DmspError
 
 
 def spread(psf):
