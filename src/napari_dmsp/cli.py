@@ -567,8 +567,9 @@ def _restore(
     mosaic : bool
         Whether an image is a plane that becomes a colour image.
     """
-    from . import batch, io
+    from . import batch
     from .errors import DmspError
+    from .files import read_mask
 
     options |= {"prior": prior, "method": method.value}
     if tile is not None:
@@ -579,7 +580,7 @@ def _restore(
     task = batch.Task(
         prepare,
         options,
-        mask=None if mask is None else io.read_mask(mask),
+        mask=None if mask is None else read_mask(mask),
         mosaic=mosaic,
         floats=dtype is OutputDtype.float32,
         overwrite=overwrite,
@@ -617,7 +618,7 @@ def _make_psf(text: str) -> NDArray[np.floating[Any]]:
     """Make the PSF that ``--psf`` asks for."""
     from .core.psf import gaussian_psf, motion_psf
     from .errors import DmspError
-    from .io import read_psf
+    from .files import read_psf
 
     shape, _, numbers = text.partition(":")
     if shape not in ("gaussian", "motion") or not numbers:
