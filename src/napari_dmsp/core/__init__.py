@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .inputs import Reference, read_input
     from .job import Job, Problem, Restoration, prepare, run
     from .prior import Prior, load_prior, mean_shift
-    from .restore import deblur, demosaic, superres
     from .solvers import State
     from .tasks import prepare_deblur, prepare_demosaic, prepare_superres
 
@@ -21,7 +20,6 @@ _ROOMS = {
     "inputs": ("Reference", "read_input"),
     "job": ("Job", "Problem", "Restoration", "prepare", "run"),
     "prior": ("Prior", "load_prior", "mean_shift"),
-    "restore": ("deblur", "demosaic", "superres"),
     "solvers": ("State",),
     "tasks": ("prepare_deblur", "prepare_demosaic", "prepare_superres"),
 }
@@ -34,8 +32,6 @@ __all__ = [
     "Reference",
     "Restoration",
     "State",
-    "deblur",
-    "demosaic",
     "load_prior",
     "mean_shift",
     "prepare",
@@ -44,7 +40,6 @@ __all__ = [
     "prepare_superres",
     "read_input",
     "run",
-    "superres",
 ]
 
 

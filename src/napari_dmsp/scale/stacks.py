@@ -17,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from ..errors import DmspError
-from ..io import TIFF
+from ..files import TIFF
 from ..windows import STRIDE
 
 # Side of what is read at once from arrays in memory and uncompressed files.

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from napari_dmsp.errors import DmspError
-from napari_dmsp.io import (
+from napari_dmsp.files import (
     Picture,
     check_output,
     check_psf_output,

@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
-from .errors import DmspError
+from ..errors import DmspError
 
 TIFF, PNG, JPEG = {".tif", ".tiff"}, {".png"}, {".jpg", ".jpeg"}
 SUFFIXES = TIFF | PNG | JPEG
