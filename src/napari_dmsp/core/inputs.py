@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..priors import available_priors
+from ..settings import Noise, Photons
 from ..windows import MIN_SIDE
 from .device import explain_failures, pick_device
 from .noise import ShotLine
@@ -28,8 +29,12 @@ DARK, BLOCK = 0.1, 4
 
 
 class Options(TypedDict, total=False):
-    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`."""
+    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`.
 
+    ``noise_sigma`` is another name for ``noise``.
+    """
+
+    noise: Noise
     noise_sigma: float | None
     mask: ArrayLike | None
     channel_axis: int | None
@@ -44,6 +49,7 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS = Options(
+    noise=None,
     noise_sigma=None,
     mask=None,
     channel_axis=None,
@@ -183,10 +189,12 @@ class Input:
         return self.options["reference"]
 
     @property
-    def noise_sigma(self) -> float | None:
-        """The noise level on the scale of the prior, if given."""
-        sigma = self.options["noise_sigma"]
-        return None if sigma is None else sigma / self.units.scale
+    def noise(self) -> float | ShotLine | None:
+        """The noise on the scale of the prior, if given."""
+        noise = self.options["noise"]
+        if isinstance(noise, Photons):
+            return ShotLine.of(noise, self.units.low, self.units.scale)
+        return None if noise is None else noise / self.units.scale
 
 
 def read_input(
@@ -197,6 +205,8 @@ def read_input(
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
     options = DEFAULTS | options
+    if options["noise"] is None:
+        options["noise"] = options["noise_sigma"]
     check_options(options)
     axis = options["channel_axis"]
     mask = check_mask(options["mask"], image, axis)
@@ -374,14 +384,14 @@ def check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def check_options(options: Options) -> None:
     """Check the options that all tasks share."""
     method, iterations = options["method"], options["iterations"]
-    noise_sigma, background = options["noise_sigma"], options["background"]
+    noise, background = options["noise"], options["background"]
     if method not in METHODS:
         raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
     if iterations is not None and (iterations < 1 or int(iterations) != iterations):
         raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
     if not -(2**63) <= options["seed"] < 2**63:
         raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
-    if noise_sigma is not None and not 0 <= noise_sigma < np.inf:
-        raise DmspError(f"noise_sigma={noise_sigma} must be zero or positive; None estimates it.")
+    if noise is not None and not isinstance(noise, Photons) and not 0 <= noise < np.inf:
+        raise DmspError(f"noise={noise} must be zero or positive; None estimates it.")
     if background is not None and not np.isfinite(background):
         raise DmspError(f"background={background} must be a finite number.")
