@@ -9,9 +9,10 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from napari_dmsp import deblur
 from napari_dmsp.batch import Files, Task, _stack_kernels, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
-from napari_dmsp.core import Restoration, deblur, prepare_deblur, prepare_demosaic, prepare_superres
+from napari_dmsp.core import Restoration, prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
@@ -170,19 +171,19 @@ def test_good_options_pass(prepare, options):
     [
         ("deblur", ("--psf", "gaussian:x"), "write it like gaussian:1.5"),
         ("deblur", ("--psf", "missing.tif"), "not a file"),
-        ("deblur", ("--psf-size", 4), "psf_size=4"),
-        ("deblur", ("--prior", "missing"), "prior='missing'"),
-        ("deblur", ("--device", "abacus"), "device='abacus'"),
-        ("deblur", ("--noise", "-1"), "noise_sigma=-1"),
-        ("deblur", ("--iterations", "0"), "iterations=0"),
-        ("deblur", ("--background", "nan"), "background=nan"),
+        ("deblur", ("--psf-size", 4), "--psf-size 4"),
+        ("deblur", ("--prior", "missing"), "--prior missing"),
+        ("deblur", ("--device", "abacus"), "--device abacus"),
+        ("deblur", ("--noise", "-1"), "--noise -1"),
+        ("deblur", ("--iterations", "0"), "--iterations 0"),
+        ("deblur", ("--background", "nan"), "--background nan"),
         ("deblur", ("--mask", "missing.png"), "not a file"),
-        ("superres", ("--scale", 9), "scale=9"),
+        ("superres", ("--scale", 9), "--scale 9"),
         ("superres", ("--scale", 1.5, "--psf", "gaussian:1"), "whole number"),
-        ("demosaic", ("--pattern", "plaid"), "pattern='plaid'"),
-        ("demosaic", ("--prior", "gray"), "prior='gray'"),
-        ("demosaic", ("--black", 5, "--white", 5), "white=5"),
-        ("demosaic", ("--black", 5, "--white", "nan"), "white=nan"),
+        ("demosaic", ("--pattern", "plaid"), "--pattern plaid"),
+        ("demosaic", ("--prior", "gray"), "--prior gray"),
+        ("demosaic", ("--background", 5, "--white", 5), "--white 5"),
+        ("demosaic", ("--background", 5, "--white", "nan"), "--white nan"),
     ],
 )
 def test_options_that_suit_no_image_fail_at_once(pair, command, options, message):
@@ -238,7 +239,8 @@ def test_sidecar_says_how_to_repeat_the_run(working_directory, pair):
     assert record["options"] == {
         "psf": "psf.npy",
         "mask": "mask.png",
-        "prior": None,
+        "seed": "7",
+        "iterations": "1",
         "dtype": "float32",
     }
     assert record["evaluations"] == 1

@@ -13,12 +13,9 @@ if TYPE_CHECKING:
     from .job import Job, Problem, Restoration, prepare, run
     from .prior import Prior, load_prior, mean_shift
     from .restore import (
-        deblur,
-        demosaic,
         prepare_deblur,
         prepare_demosaic,
         prepare_superres,
-        superres,
     )
     from .solvers import State
 
@@ -28,8 +25,9 @@ _ROOMS = {
     "job": ("Job", "Problem", "Restoration", "prepare", "run"),
     "prior": ("Prior", "load_prior", "mean_shift"),
     "restore": (
-        *("deblur", "demosaic", "superres"),
-        *("prepare_deblur", "prepare_demosaic", "prepare_superres"),
+        "prepare_deblur",
+        "prepare_demosaic",
+        "prepare_superres",
     ),
     "solvers": ("State",),
 }
@@ -42,8 +40,6 @@ __all__ = [
     "Reference",
     "Restoration",
     "State",
-    "deblur",
-    "demosaic",
     "load_prior",
     "mean_shift",
     "prepare",
@@ -52,7 +48,6 @@ __all__ = [
     "prepare_superres",
     "read_input",
     "run",
-    "superres",
 ]
 
 

@@ -177,6 +177,8 @@ class Restoration:
         Wall-clock time.
     settings : dict
         Everything needed to repeat the run.
+    warnings : tuple of str
+        Sentences for the user: what was doubtful, and what was done about it.
     """
 
     image: NDArray[np.float32]
@@ -185,11 +187,13 @@ class Restoration:
     evaluations: int
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON."""
         values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
-        return {k: v for k, v in values.items() if k not in ("image", "psf")}
+        kept = {k: v for k, v in values.items() if k not in ("image", "psf")}
+        return kept | {"warnings": list(self.warnings)}
 
 
 def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
@@ -242,6 +246,11 @@ class Job:
     _input: Input = field(repr=False)
     _steps: Callable[[torch.Generator], Iterator[State]] = field(repr=False)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user; preparing and running the job append to them."""
+        return self._input.warnings
+
     def states(self) -> Iterator[State]:
         """Run, one state per evaluation; close the iterator at any time to stop.
 
@@ -272,6 +281,7 @@ class Job:
             evaluations=state.evaluation,
             seconds=seconds,
             settings=self.settings,
+            warnings=tuple(dict.fromkeys(self.warnings)),
         )
 
 
