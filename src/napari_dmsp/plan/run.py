@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DmspError
-from ..io import fit_dtype
+from ..files import fit_dtype
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, say_plane
 from .parts import Part, Plan, Readers, Task, constant_pixel

@@ -156,7 +156,7 @@ def make_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Surve
     """Find what planes, or the parts of one, share: units in overviews, the rest in a sample."""
     from ..core import run
     from ..core.blind import BlindState
-    from ..core.restore import KERNEL_NOISE
+    from ..core.tasks import KERNEL_NOISE
 
     task = plan.task if prior is None else plan.task.replace(prior=prior)
     sample = max((view for plane in planes for view in _candidates(plan, plane)), key=_contrast)
