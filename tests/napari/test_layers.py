@@ -20,6 +20,7 @@ from napari_dmsp._viewer.layers import (
     visible_region,
 )
 from napari_dmsp._viewer.script import Call
+from napari_dmsp.settings import TASKS, Deblur
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def add_result(viewer, layer, image=None, name="result", task="deblur", **option
     """Add what the restoration of a plane by ``image``, or by itself, would become."""
     selection = select(layer, viewer.dims, **options)
     image = selection.read(selection.planes[0]).astype(np.float32) if image is None else image
-    plane = Call(task, {}, selection, "data").convert(image, {"background": 0, "white": 100})
+    settings = TASKS[task](**{"scale": 2} if task == "superres" else {})
+    plane = Call(settings, selection).convert(image, {"background": 0, "white": 100})
     data = selection.blank(plane)
     for steps in selection.planes:
         data[selection.target(steps)] = plane
@@ -304,7 +306,7 @@ def test_mosaic_becomes_colours_from_black_to_white(viewer):
 def test_grey_result_of_the_type_of_the_layer(viewer):
     layer = viewer.add_image(np.zeros((12, 12), np.uint16))
     image = np.linspace(-10, 70_000, 144, dtype=np.float32).reshape(12, 12)
-    call = Call("deblur", {}, select(layer, viewer.dims), "data", same_dtype=True)
+    call = Call(Deblur(), select(layer, viewer.dims), same_dtype=True)
     assert_array_equal(call.convert(image, {}), np.clip(np.rint(image), 0, 65535).astype(np.uint16))
 
 

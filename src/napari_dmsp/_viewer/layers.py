@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Layer, Shapes
+
+# Labels of axes along which colours may lie.
+CHANNEL_LABELS = {"c", "ch", "channel", "channels", "color", "colors", "colour", "colours", "rgb"}
 
 # Rows from, to; columns from, to.
 Region = tuple[slice, slice]
@@ -43,6 +47,10 @@ class Selection:
         The rectangle as read: with what surrounds it, as far as there is any.
     layer_options : dict
         What a layer with the restored part takes over: transform, units, colormap and so on.
+    layer : Image
+        The layer, which the user may rename or remove at any moment.
+    beyond : str
+        A sentence if a slider is beyond the layer; the plane that is nearest to it is taken.
     """
 
     index: tuple[slice, ...]
@@ -51,6 +59,8 @@ class Selection:
     colours: int | None
     margin: Region
     layer_options: dict[str, Any]
+    layer: Image = field(repr=False)
+    beyond: str
     _data: Any = field(repr=False)
     _to_physical: Callable[[Any], Any] = field(repr=False)
 
@@ -144,12 +154,25 @@ class Selection:
         return np.asarray(self._data[self.source(steps)])
 
     def blank(self, plane: NDArray[Any]) -> NDArray[Any]:
-        """Return an empty array for all planes that are like a restored one."""
+        """Return a transparent array for all planes that are like a restored one.
+
+        Several planes in colour have a fourth sample, which is zero; several grey ones are NaN, and
+        float32 therefore.
+        """
         shape = [_size(part) for part in self.index]
         for axis, size in zip(self._layout, plane.shape, strict=False):
             shape[axis] = size
         # The colours of a mosaic have no axis in its own data.
-        return np.zeros((*shape, *plane.shape[len(self._layout) :]), plane.dtype)
+        shape += plane.shape[len(self._layout) :]
+        if len(self.planes) == 1:
+            return np.zeros(shape, plane.dtype)
+        if self.in_colour(plane):
+            return np.zeros((*shape[:-1], 4), plane.dtype)
+        return np.full(shape, np.nan, np.float32)
+
+    def in_colour(self, plane: NDArray[Any]) -> bool:
+        """Whether a layer with such restored planes is in colour."""
+        return self.rgb or plane.ndim > len(self._layout)
 
     def options_for(self, plane: NDArray[Any]) -> dict[str, Any]:
         """Return `layer_options` for a result whose planes have any size and cover the part."""
@@ -158,7 +181,7 @@ class Selection:
         for axis in self.axes:
             step[axis] = _size(self.index[axis]) / plane.shape[self._layout.index(axis)]
         options = self.layer_options
-        rgb = self.rgb or plane.ndim > len(self._layout)
+        rgb = self.in_colour(plane)
         if rgb:
             options = {k: v for k, v in options.items() if k not in _GREY_OPTIONS}
         # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
@@ -214,6 +237,7 @@ def select(
     data = full_resolution(layer)
     axes = axes or plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
+    shown = [axis for axis in range(layer.ndim) if axis not in (*axes, *along, colours)]
     index = [
         slice(0, size) if axis in (*axes, *along, colours) else _step(position[axis], size)
         for axis, size in enumerate(data.shape[: layer.ndim])
@@ -238,6 +262,8 @@ def select(
         colours,
         (around[0], around[1]),
         _layer_options(layer),
+        layer,
+        _beyond(layer, data.shape, position, shown),
         data,
         to_physical,
     )
@@ -341,6 +367,25 @@ def long_axes(layer: Image, without: Collection[int] = (), least: int = 2) -> di
     }
 
 
+def colour_axes(layer: Image, without: Collection[int]) -> dict[int, str]:
+    """Return the axes that may hold red, green and blue, with their labels.
+
+    They are 3 long and labelled as channels, or first or last and not labelled. What is measured in
+    units of time or length is neither.
+    """
+    shape = full_resolution(layer).shape
+    return {
+        axis: label
+        for axis, label in long_axes(layer, without).items()
+        if shape[axis] == 3
+        and (
+            label.lower() in CHANNEL_LABELS
+            or (axis in (0, layer.ndim - 1) and re.fullmatch(r"(axis )?-?\d+", label))
+        )
+        and not any((1 * layer.units[axis]).check(kind) for kind in ("[time]", "[length]"))
+    }
+
+
 def renew(layer: Image, data: NDArray[Any], options: dict[str, Any]) -> bool:
     """Give a layer other data and options, which is quicker than to make another layer.
 
@@ -396,9 +441,20 @@ def _into(layer: Image, shapes: Shapes, vertex: NDArray[Any]) -> NDArray[Any]:
 
 
 def _step(position: float, size: int) -> slice:
-    # A slider may stand beyond a layer that is shorter than another one.
     start = int(np.clip(position, 0, size - 1))
     return slice(start, start + 1)
+
+
+def _beyond(layer: Image, shape: Sequence[int], position: Any, axes: Collection[int]) -> str:
+    """Say which planes are taken where sliders are beyond a layer, as another one is longer."""
+    ends = [
+        f"its {'last' if position[axis] > 0 else 'first'} plane along {layer.axis_labels[axis]}, "
+        f"number {shape[axis] if position[axis] > 0 else 1},"
+        for axis in axes
+        if not 0 <= position[axis] < shape[axis]
+    ]
+    verb = "is" if len(ends) == 1 else "are"
+    return f"The slider is beyond the image: {' and '.join(ends)} {verb} taken." if ends else ""
 
 
 def _physical_transform(layer: Image) -> Callable[[Any], Any]:

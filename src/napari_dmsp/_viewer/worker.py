@@ -19,7 +19,7 @@ from superqt.utils import GeneratorWorker
 from .preferences import MIN_LIVE_SECONDS
 
 if TYPE_CHECKING:
-    from ..core import Job
+    from ..core import Job, State
 
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
 LIVE_SHARE = 0.02
@@ -46,6 +46,8 @@ class Progress:
         Time since the first evaluation of the first plane began.
     residual : float
         In the image's units.
+    seeks_psf : bool
+        Whether the point spread function is still being found.
     estimate : ndarray or None
         The plane so far, converted; a few times a second only.
     """
@@ -55,6 +57,7 @@ class Progress:
     total: int
     seconds: float
     residual: float
+    seeks_psf: bool
     estimate: NDArray[Any] | None
 
 
@@ -71,7 +74,8 @@ class Done:
     psf : ndarray or None
         The point spread function used or found.
     about : dict
-        `Restoration.to_dict`; with "stopped", whether the user ended it early.
+        `Restoration.to_dict`; with "stopped", whether the user ended it early, and with "planned",
+        how many evaluations there were to be.
     """
 
     plane: int
@@ -307,6 +311,8 @@ def _run(
     request.drawn.set()
     for plane, prepare in enumerate(jobs):
         check(request)
+        if request.stop and plane:
+            break
         try:
             job = prepare()
         except ValueError as error:
@@ -331,6 +337,7 @@ def _run(
                 state.total,
                 now - begin,
                 state.residual,
+                _seeks_psf(job.settings, state),
                 convert(state.array(), job.settings) if show else None,
             )
             if first:
@@ -343,13 +350,21 @@ def _run(
         check(request)
         result = job.result(state, time.perf_counter() - start)
         stopped = state.evaluation < state.total
-        about = result.to_dict() | {"stopped": stopped}
+        about = result.to_dict() | {"stopped": stopped, "planned": state.total}
         yield Done(plane, convert(result.image, job.settings), result.psf, about)
         if request.stop:
             break
     if len(left_out) == len(jobs):
         return Outcome(error=left_out[0][1])
     return Outcome(left_out=tuple(left_out))
+
+
+def _seeks_psf(settings: dict[str, Any], state: State) -> bool:
+    """Whether the point spread function was still unknown in a state."""
+    if "psf_size" not in settings:
+        return False
+    search = state.total - settings["iterations"]
+    return not search or state.evaluation <= search
 
 
 def explain(error: Exception) -> str:
@@ -383,7 +398,19 @@ def _interruptible(request: Request) -> Iterator[None]:
         yield
 
 
+def best_device() -> str | None:
+    """Return the kind of device that "auto" stands for, once torch is loaded."""
+    return _best[0] if _best else None
+
+
+# What `best_device` returns, found in the thread that loads torch.
+_best: list[str] = []
+
+
 def _load_torch() -> None:
     # Whatever is wrong is said where it is needed.
     with suppress(Exception):
-        from .. import core  # noqa: F401
+        from ..core import restore  # noqa: F401
+        from ..core.device import pick_device
+
+        _best.append(pick_device().type)
