@@ -318,7 +318,7 @@ def _restore(
         The task, whose options are ``typed`` as the user gave them, None where he did not.
     """
     from . import batch
-    from .core import restore as core_restore
+    from .core import tasks
     from .files import read_mask
 
     given = {name: text for name, text in typed.items() if text is not None}
@@ -337,7 +337,7 @@ def _restore(
     arguments["noise_sigma"] = arguments.pop("noise")
     del arguments["mask"], arguments["channel_axis"]
     task = batch.Task(
-        getattr(core_restore, f"prepare_{kind.task}"),
+        getattr(tasks, f"prepare_{kind.task}"),
         arguments,
         mask=mask,
         mosaic=kind.makes_colour,
