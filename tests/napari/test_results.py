@@ -189,7 +189,7 @@ def test_axes_can_be_chosen(viewer, restore, grey_image, qtbot):
         assert_allclose(result.extent.world, layer.extent.world)
         assert result.axis_labels == layer.axis_labels
         settings = result.metadata["napari-dmsp"]["settings"]
-        assert settings["channel_axis"] == (1 if channels else None)
+        assert settings["channel_axis"] == (-1 if channels else None)
         assert_array_equal(repeated(viewer, panel), result.data)
     viewer.layers["stack"].data = np.zeros((64, 9, 3, 56))
     panel.reset_choices()
@@ -261,10 +261,24 @@ def test_a_mosaic_has_no_colours(viewer, restore, rgb_image):
     assert not panel._run_button.enabled
 
 
-def test_a_plane_without_content_is_left_empty(viewer, restore, fake_prior, grey_image):
-    viewer.add_image(np.stack([grey_image, np.zeros_like(grey_image)]), name="stack")
+def test_a_constant_plane_is_kept(viewer, restore, grey_image):
+    viewer.add_image(np.stack([grey_image, np.full_like(grey_image, 7)]), name="stack")
     panel = restore("Deblur", planes=(0,))
-    assert "Plane 2 could not be restored: the image is constant" in panel._report.value
+    assert "Plane 2 is constant, and kept." in panel._report.value
+    result = viewer.layers["stack deblurred"]
+    about = result.metadata["napari-dmsp"]
+    assert about["planes"] == [[0], [1]]
+    assert about["kept"] == [[1]]
+    assert (result.data[1] == 7).all()
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+def test_a_plane_that_cannot_be_restored_is_transparent(viewer, restore, fake_prior, grey_image):
+    stack = np.stack([grey_image, grey_image]).astype(np.float32)
+    stack[1, 3, 4] = np.nan
+    viewer.add_image(stack, name="stack", contrast_limits=(0, 255))
+    panel = restore("Deblur", planes=(0,))
+    assert "Plane 2 could not be restored: the image has 1 NaN" in panel._report.value
     result = viewer.layers["stack deblurred"]
     assert result.metadata["napari-dmsp"]["planes"] == [[0]]
     assert np.isnan(result.data[1]).all()
@@ -300,7 +314,6 @@ def test_the_psf_found_arrives_and_can_be_chosen(qtbot, viewer, restore, fake_pr
     assert_allclose(psf.data.sum(), 1, rtol=1e-5)
     assert not psf.visible
     panel.inputs.planes.value = (0,)
-    assert "Find the PSF on the plane shown" in panel._plan.value
     panel.inputs.psf.value = "layer"
     panel.inputs.psf_layer.value = psf
     assert panel._run_button.enabled

@@ -30,7 +30,7 @@ Axes = tuple[int, int]
 class Selection:
     """What is to be restored of an image layer, plane by plane, and where the result belongs.
 
-    Made in the GUI thread, where it computes nothing; `read` may run anywhere.
+    Made in the GUI thread, where it computes nothing.
 
     Attributes
     ----------
@@ -51,6 +51,8 @@ class Selection:
         The layer, which the user may rename or remove at any moment.
     beyond : str
         A sentence if a slider is beyond the layer; the plane that is nearest to it is taken.
+    data : array_like
+        The layer's data as they were.
     """
 
     index: tuple[slice, ...]
@@ -61,7 +63,7 @@ class Selection:
     layer_options: dict[str, Any]
     layer: Image = field(repr=False)
     beyond: str
-    _data: Any = field(repr=False)
+    data: Any = field(repr=False)
     _to_physical: Callable[[Any], Any] = field(repr=False)
 
     @property
@@ -70,30 +72,41 @@ class Selection:
         return _size(self.index[self.axes[0]]), _size(self.index[self.axes[1]])
 
     @property
-    def read_shape(self) -> tuple[int, int]:
-        """Height and width of a plane with its margin, which is what is computed."""
-        return _size(self.margin[0]), _size(self.margin[1])
-
-    @property
     def axis_labels(self) -> tuple[str, ...]:
         """Names of the layer's axes."""
         labels: tuple[str, ...] = self.layer_options["axis_labels"]
         return labels
 
+    @property
+    def window(self) -> tuple[slice, ...]:
+        """The part of the data that is read: with the margin."""
+        around = dict(zip(self.axes, self.margin, strict=True))
+        return tuple(around.get(axis, part) for axis, part in enumerate(self.index))
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Rows and columns without the margin, from the margin's first on."""
+        rows, columns = (
+            slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
+            for axis, around in zip(self.axes, self.margin, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def walked(self) -> list[int]:
+        """The axes that a plane does not have."""
+        return [a for a in range(len(self.index)) if a not in (*self.axes, self.colours)]
+
     @cached_property
     def planes(self) -> list[tuple[int, ...]]:
         """The steps of the axes that a plane does not have, one entry a plane."""
-        return list(product(*(range(part.start, part.stop) for part in self._others)))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the layer's data."""
-        return np.dtype(self._data.dtype)
+        parts = (self.index[axis] for axis in self.walked)
+        return list(product(*(range(part.start, part.stop) for part in parts)))
 
     @property
     def has_margin(self) -> bool:
         """Whether more is read than restored."""
-        return self.shape != self.read_shape
+        return any(self.index[a] != part for a, part in zip(self.axes, self.margin, strict=True))
 
     @property
     def channel_axis(self) -> int | None:
@@ -101,87 +114,57 @@ class Selection:
         if self.colours is None:
             return None
         # As is said of images in colour, whose colours are last.
-        return -1 if self.rgb else self._layout.index(self.colours)
-
-    @property
-    def inner(self) -> tuple[slice, ...]:
-        """Where, in a plane as read, the part without the margin is."""
-        parts = {
-            axis: slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
-            for axis, around in zip(self.axes, self.margin, strict=True)
-        }
-        return tuple(parts.get(axis, slice(None)) for axis in self._layout)
+        return -1 if self.rgb else sorted((*self.axes, self.colours)).index(self.colours)
 
     def source(self, steps: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the index of a plane with its margin in the layer's data."""
-        return self._spread(steps, self.margin, slice(0, 3))
-
-    def target(self, steps: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the index of a plane in the result.
+        """Return the index of a plane with its margin in the layer's data.
 
         Steps may be names, for code.
         """
-        starts = [part.start for part in self._others]
-        own = [
-            (f"{step} - {start}" if start else step) if isinstance(step, str) else step - start
-            for step, start in zip(steps, starts, strict=True)
-        ]
-        return self._spread(own, (slice(None), slice(None)), slice(None))
+        known = dict(zip(self.walked, steps, strict=True))
+        return tuple(known.get(axis, part) for axis, part in enumerate(self.window))
 
-    def _spread(self, steps: Sequence[Any], plane: Region, colours: slice) -> tuple[Any, ...]:
-        others = iter(steps)
-        within = dict(zip((*self.axes, self.colours), (*plane, colours), strict=True))
+    def target(self, steps: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the index of a plane in the result, as `source` does."""
+        known = dict(zip(self.walked, steps, strict=True))
         return tuple(
-            within[axis] if axis in within else next(others) for axis in range(len(self.index))
+            _minus(known[axis], part.start) if axis in known else slice(None)
+            for axis, part in enumerate(self.index)
         )
 
-    @property
-    def _layout(self) -> list[int]:
-        """Axes of a plane as read, which are in the order of the data."""
-        return [axis for axis in range(len(self.index)) if axis in (*self.axes, self.colours)]
-
-    @property
-    def _others(self) -> list[slice]:
-        """The parts of the axes that a plane does not have."""
-        return [part for axis, part in enumerate(self.index) if axis not in self._layout]
-
-    @property
-    def _ndim(self) -> int:
-        return len(self.layer_options["scale"])
-
-    def read(self, steps: Sequence[int]) -> NDArray[Any]:
-        """Compute a plane with its margin: rows, columns and colours in the order of the data."""
-        return np.asarray(self._data[self.source(steps)])
-
-    def blank(self, plane: NDArray[Any]) -> NDArray[Any]:
+    def blank(self, block: NDArray[Any]) -> NDArray[Any]:
         """Return a transparent array for all planes that are like a restored one.
 
         Several planes in colour have a fourth sample, which is zero; several grey ones are NaN, and
         float32 therefore.
+
+        Parameters
+        ----------
+        block : ndarray
+            A restored plane, with all axes of the data and perhaps colours.
         """
-        shape = [_size(part) for part in self.index]
-        for axis, size in zip(self._layout, plane.shape, strict=False):
-            shape[axis] = size
-        # The colours of a mosaic have no axis in its own data.
-        shape += plane.shape[len(self._layout) :]
+        shape = list(block.shape)
+        for axis in self.walked:
+            shape[axis] = _size(self.index[axis])
         if len(self.planes) == 1:
-            return np.zeros(shape, plane.dtype)
-        if self.in_colour(plane):
-            return np.zeros((*shape[:-1], 4), plane.dtype)
+            return np.zeros(shape, block.dtype)
+        if self.in_colour(block):
+            return np.zeros((*shape[:-1], 4), block.dtype)
         return np.full(shape, np.nan, np.float32)
 
-    def in_colour(self, plane: NDArray[Any]) -> bool:
-        """Whether a layer with such restored planes is in colour."""
-        return self.rgb or plane.ndim > len(self._layout)
+    def in_colour(self, block: NDArray[Any]) -> bool:
+        """Whether a layer with such a restored plane is in colour."""
+        return block.ndim > len(self.layer_options["scale"])
 
-    def options_for(self, plane: NDArray[Any]) -> dict[str, Any]:
+    def options_for(self, block: NDArray[Any]) -> dict[str, Any]:
         """Return `layer_options` for a result whose planes have any size and cover the part."""
-        start = np.array([float(part.start) for part in self.index[: self._ndim]])
-        step = np.ones(self._ndim)
+        ndim = len(self.layer_options["scale"])
+        start = np.array([float(part.start) for part in self.index[:ndim]])
+        step = np.ones(ndim)
         for axis in self.axes:
-            step[axis] = _size(self.index[axis]) / plane.shape[self._layout.index(axis)]
+            step[axis] = _size(self.index[axis]) / block.shape[axis]
         options = self.layer_options
-        rgb = self.in_colour(plane)
+        rgb = self.in_colour(block)
         if rgb:
             options = {k: v for k, v in options.items() if k not in _GREY_OPTIONS}
         # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
@@ -419,6 +402,13 @@ def _visible(layer: Image, axis: int) -> slice:
 
 def _size(part: slice) -> int:
     return int(part.stop - part.start)
+
+
+def _minus(step: Any, start: int) -> Any:
+    """Count a step from another one; it may be a name."""
+    if isinstance(step, str):
+        return f"{step} - {start}" if start else step
+    return step - start
 
 
 def _middle(part: slice, most: int) -> slice:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,55 +107,57 @@ class LayerMask:
         return cls(layer, image, point, labels=labels, mapping=np.column_stack([*steps, origin]))
 
     def read(self, index: Sequence[int | slice], axes: Sequence[int]) -> NDArray[np.bool_]:
-        """Return the mask of a plane, True where a pixel is missing.
+        """Return a part of the mask, True where a pixel is missing.
 
         Parameters
         ----------
         index : sequence of int or slice
-            The plane in the data of the image: a slice of all axes that the mask is to have, one
-            step of the others.
+            The part, in the data of the image.
         axes : sequence of int
-            Rows and columns of the plane.
+            Rows and columns of planes.
 
         Returns
         -------
         ndarray
-            Of the shape of the plane.
+            Of the shape that the image has at this index.
         """
         index = index[: self.image.ndim]
-        colours = [i for i, part in enumerate(index) if isinstance(part, slice) and i not in axes]
-        if colours:
-            (axis,) = colours
-            part = index[axis]
-            steps = range(part.start, part.stop) if isinstance(part, slice) else ()
-            masks = [self.read([*index[:axis], step, *index[axis + 1 :]], axes) for step in steps]
-            return np.stack(masks, sum(isinstance(part, slice) for part in index[:axis]))
-        return self._drawn(index) if self.outlines is not None else self._painted(index)
+        window = [part if isinstance(part, slice) else slice(part, part + 1) for part in index]
+        rows, columns = (window[axis] for axis in axes)
+        mask = np.zeros([part.stop - part.start for part in window], dtype=bool)
+        others = [axis for axis in range(len(window)) if axis not in axes]
+        for steps in product(*(range(window[axis].start, window[axis].stop) for axis in others)):
+            known = dict(zip(others, steps, strict=True))
+            at = tuple(
+                known[axis] - part.start if axis in known else slice(None)
+                for axis, part in enumerate(window)
+            )
+            paint = self._painted if self.outlines is None else self._drawn
+            mask[at] = paint(known, dict(zip(axes, (rows, columns), strict=True)))
+        return mask[tuple(slice(None) if isinstance(part, slice) else 0 for part in index)]
 
-    def _drawn(self, index: Sequence[int | slice]) -> NDArray[np.bool_]:
-        (rows, down), (columns, right) = (
-            (i, part) for i, part in enumerate(index) if isinstance(part, slice)
-        )
-        steps = {i: p for i, p in enumerate(index) if isinstance(p, int) and i >= self.free}
+    def _drawn(self, steps: dict[int, int], plane: dict[int, slice]) -> NDArray[np.bool_]:
+        (rows, down), (columns, right) = plane.items()
         mask = np.zeros((down.stop - down.start, right.stop - right.start), dtype=bool)
+        fixed = {axis: step for axis, step in steps.items() if axis >= self.free}
         for outline in self.outlines or ():
-            if outline.reaches(steps):
+            if outline.reaches(fixed):
                 outline.paint(mask, rows, columns, (down.start, right.start))
         return mask
 
-    def _painted(self, index: Sequence[int | slice]) -> NDArray[np.bool_]:
+    def _painted(self, steps: dict[int, int], plane: dict[int, slice]) -> NDArray[np.bool_]:
         assert self.mapping is not None
-        # Coordinates along rows and columns that can be broadcast: few where nothing is turned.
-        parts = [i for i, part in enumerate(index) if isinstance(part, slice)]
-        lines = [np.arange(index[i].start, index[i].stop) for i in parts]  # type: ignore[union-attr]
-        grid = dict(zip(parts, (lines[0][:, None], lines[1][None]), strict=True))
-        shape = (len(lines[0]), len(lines[1]))
+        # Coordinates along rows and columns that are broadcast: few where nothing is turned.
+        down, right = (np.arange(part.start, part.stop) for part in plane.values())
+        rows, columns = plane
+        grid = steps | {rows: down[:, None], columns: right[None]}
+        shape = (len(down), len(right))
         inside, where, box = np.ones((1, 1), dtype=bool), [], []
         for size, (*factors, offset) in zip(self.labels.shape, self.mapping, strict=True):
             at = np.full((1, 1), offset)
-            for axis, (factor, part) in enumerate(zip(factors, index, strict=True)):
+            for axis, factor in enumerate(factors):
                 if abs(factor) > 1e-9:
-                    at = at + factor * grid.get(axis, part)
+                    at = at + factor * grid[axis]
             whole = np.floor(at + 0.5).astype(np.int64)
             inside = inside & (whole >= 0) & (whole < size)
             whole = whole.clip(0, size - 1)
@@ -164,7 +167,55 @@ class LayerMask:
         if not inside.any():
             return np.zeros(shape, dtype=bool)
         found = np.asarray(self.labels[tuple(box)])[tuple(where)] != 0
-        return np.broadcast_to(found & inside, shape).copy()
+        return np.broadcast_to(found & inside, shape)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSource:
+    """A mask over a part of an image, as a `napari_dmsp.plan.Source`.
+
+    Attributes
+    ----------
+    mask : LayerMask or None
+        A layer; None finds the NaN, infinite and saturated pixels of ``data``.
+    data : array_like
+        Of the image.
+    window : tuple of slice
+        The part.
+    axes : tuple of int
+        Rows and columns of planes.
+    """
+
+    mask: LayerMask | None
+    data: Any
+    window: tuple[slice, ...]
+    axes: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes; a layer has none for colours that are no axis of the viewer."""
+        window = self.window if self.mask is None else self.window[: self.mask.image.ndim]
+        return tuple(part.stop - part.start for part in window)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a mask."""
+        return np.dtype(bool)
+
+    def reader(self, window: tuple[slice, ...]) -> Callable[[], NDArray[np.bool_]]:
+        """Return a function that reads a part of the mask."""
+        inside = [
+            slice(base.start + part.start, base.start + part.stop)
+            for base, part in zip(self.window, window, strict=False)
+        ]
+        return partial(self._read, inside)
+
+    def _read(self, inside: list[slice]) -> NDArray[np.bool_]:
+        if self.mask is not None:
+            return self.mask.read(inside, self.axes)
+        from ..core.inputs import bad_pixels
+
+        return bad_pixels(np.asarray(self.data[tuple(inside)]))
 
 
 def _corners(vertices: NDArray[Any], kind: str) -> tuple[NDArray[Any], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import Field
 from itertools import combinations
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from magicgui.widgets import ComboBox, Container, FileEdit, ProgressBar, PushButton, Widget
+from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.QtWidgets import QApplication
 
 from ..errors import DmspError
+from ..plan import forecast
 from ..priors import prior_files
 from ..settings import AUTO_MASK, Option, Settings, options
-from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
+from ..windows import MIN_SIDE
 from .form import (
     AUTO,
     LayerChoice,
@@ -105,7 +108,8 @@ class RunPanel(Container[Widget]):
         self._runner = Runner(self._show_progress, self._show_done, self._show_outcome)
         self._call: Call | None = None
         self._result: Result | None = None
-        self._done: dict[Steps, dict[str, Any]] = {}
+        self._done: dict[Steps, dict[str, Any] | None] = {}
+        self._psfs: list[NDArray[np.float32]] = []
         self._previews = False
         self._preview_layer: Image | None = None
         self._told = 0.0
@@ -349,9 +353,9 @@ class RunPanel(Container[Widget]):
         """Say what Run will do, or why it cannot be pressed."""
         if self._runner.closed:
             return
-        running, forecast, problem = self.running, "", ""
+        running, ahead, problem = self.running, "", ""
         try:
-            forecast = self._forecast(self._make_call(preview=False))
+            ahead = self._forecast(self._make_call(preview=False))
         except ValueError as error:
             problem = in_panel_words(str(error), self.kind)
         if not running and self._report.value and self._reported != self._choices():
@@ -365,7 +369,7 @@ class RunPanel(Container[Widget]):
             button.visible = not running
         for button in (self._stop_button, self._cancel_button):
             button.visible = running
-        self._plan.value, self._plan.visible = problem or forecast, not running
+        self._plan.value, self._plan.visible = problem or ahead, not running
         self._report.visible = bool(self._report.value)
         self._script_button.visible = bool(self.script) and not running
         for choice in (self._axes, self._channels, self._planes):
@@ -415,14 +419,14 @@ class RunPanel(Container[Widget]):
             self.refresh()
             return
         assert self.image is not None
-        self._done, self._previews = {}, preview
+        self._done, self._psfs, self._previews = {}, [], preview
         name = f"{self.image.name} {'preview' if preview else self.kind.suffix}"
         old = self._preview_layer if preview else None
         self._result = Result(self._viewer, self._call, name, self._runner.in_turns, old)
         self._bar.native.setFormat("")
         # Not a busy bar: every frame of it makes the canvas be composed anew, too.
         self._bar.value, self._bar.visible = 0, True
-        self._runner.start(self._call.jobs, self._call.convert, self._preferences.live_seconds)
+        self._runner.start(self._call, self._preferences.live_seconds)
         self._say("Loading the image and the prior …")
 
     def _make_call(self, preview: bool) -> Call:
@@ -453,10 +457,6 @@ class RunPanel(Container[Widget]):
             values["psf"] = self.psf()
         if not self._psf_is_unknown():
             values.pop("psf_size", None)
-        if self._psf_is_unknown() and self._planes.value:
-            raise DmspError(
-                "Find the PSF on the plane shown; then choose it as the PSF layer for all planes."
-            )
         return self.kind.of(**values)
 
     def _read(self, name: str) -> Any:
@@ -551,15 +551,11 @@ class RunPanel(Container[Widget]):
     # What a run will take.
 
     def _forecast(self, call: Call) -> str:
-        selection, settings = call.selection, call.settings
+        selection, settings, ahead = call.selection, call.settings, forecast(call.plan)
         kind = "grey" if selection.colours is None else "colour"
-        planes = len(selection.planes)
-        factor = self.magnification()
-        megapixels = math.prod(selection.read_shape) * factor**2 / 1e6
-        evaluations = settings.iterations or EVALUATIONS[settings.method][settings.task]
         measured = self._seconds_per_megapixel
-        seconds = (measured or SECONDS_PER_MEGAPIXEL) * megapixels * evaluations * planes
-        count, in_all = (f"{planes} planes of ", " in all") if planes > 1 else ("", "")
+        seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.megapixels * ahead.evaluations
+        count, in_all = (f"{ahead.planes} planes of ", " in all") if ahead.planes > 1 else ("", "")
         labels = selection.axis_labels
         if len(labels) > 2:
             rows, columns = (labels[axis] for axis in selection.axes)
@@ -567,28 +563,19 @@ class RunPanel(Container[Widget]):
             if selection.colours is not None and not selection.rgb:
                 along = f", colours along {labels[selection.colours]}"
             count = f"Planes in axes {rows}, {columns}{along}: {count}"
-        larger = [round(n * factor) for n in selection.shape]
-        output = f" to {larger[0]} × {larger[1]}" if factor != 1 else ""
+        larger = call.plan.grid.shape
+        output = f" to {larger[0]} × {larger[1]}" if larger != selection.shape else ""
         device = self._device_name(settings.device)
+        tiles = f" in {ahead.tiles} tiles" if ahead.tiles > 1 else ""
         text = (
             f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels{output}, "
-            f"{megapixels * planes:.2g} megapixels{in_all}: {duration(seconds)}"
+            f"{ahead.megapixels:.2g} megapixels{in_all}: {duration(seconds)}"
             f"{'' if measured or device == 'the GPU' else ' without a GPU'} and "
-            f"{self._memory(call, factor)} on {device}."
+            f"{ahead.memory / 1e9:.1f} GB{tiles} on {device}."
         )
         if settings.blind:
             text += " Finding the PSF takes a minute or two more without a GPU."
         return f"{text} {selection.beyond}".strip()
-
-    def _memory(self, call: Call, factor: float) -> str:
-        """Say how much memory a plane takes, and in which tiles."""
-        rows, columns = (round(n * factor) for n in call.selection.read_shape[:2])
-        wanted = call.settings.tile
-        tile = CPU_TILE if wanted == AUTO else wanted
-        channels = 1 if call.selection.colours is None and not self.kind.makes_colour else 3
-        needed = BASE_BYTES + memory_bytes((rows, columns), channels, tile)
-        count = math.prod(len(spans(n, tile or n)) for n in (rows, columns))
-        return f"{needed / 1e9:.1f} GB{f' in {count} tiles' if count > 1 else ''}"
 
     def _device_name(self, name: str) -> str:
         if name == AUTO:
@@ -632,20 +619,18 @@ class RunPanel(Container[Widget]):
     def _show_done(self, done: Done) -> None:
         assert self._call is not None
         assert self._result is not None
-        self._result.show(done.plane, done.image, done=True)
+        self._result.show(done.plane, done.block, done=True)
         self._done[self._call.selection.planes[done.plane]] = done.about
-        settings = done.about["settings"]
-        if "psf_size" in settings:
+        if done.about is None:
+            return
+        if "psf_size" in done.about["settings"]:
             assert done.psf is not None
-            name = f"{self._result.name} PSF"
-            active = self._viewer.layers.selection.active
-            self._viewer.add_image(done.psf, name=name, visible=False)
-            self._viewer.layers.selection.active = active
+            self._psfs.append(done.psf)
         else:
             # A search for the PSF has quicker evaluations than the restoration.
-            size = math.prod(self._call.selection.read_shape) * self._call.factor**2
+            ahead = forecast(self._call.plan)
             each = done.about["seconds"] / done.about["evaluations"]
-            self._seconds_per_megapixel = each / size * 1e6
+            self._seconds_per_megapixel = each / ahead.megapixels * ahead.planes
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
@@ -665,6 +650,11 @@ class RunPanel(Container[Widget]):
             self._say(in_panel_words(outcome.error or "Cancelled.", self.kind))
             return None
         layer = self._result.settle()
+        if self._psfs:
+            active = self._viewer.layers.selection.active
+            name = f"{self._result.name} PSF"
+            self._viewer.add_image(_stacked(self._psfs), name=name, visible=False)
+            self._viewer.layers.selection.active = layer or active
         self._say(in_panel_words(tell(self._call, self._done, outcome), self.kind))
         if layer is not None:
             about = describe(self._call, self._done, layer.data)
@@ -676,8 +666,13 @@ class RunPanel(Container[Widget]):
         return layer
 
 
-# Evaluations for a plane by default.
-EVALUATIONS = {
-    "annealed": {"deblur": 24, "superres": 30, "demosaic": 24},
-    "sgd": {"deblur": 300, "superres": 300, "demosaic": 300},
-}
+def _stacked(psfs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the only one, or all in frames of one size about their centres."""
+    if len(psfs) == 1:
+        return psfs[0]
+    frame = np.max([psf.shape for psf in psfs], axis=0)
+    stack = np.zeros((len(psfs), *frame), np.float32)
+    for plane, psf in zip(stack, psfs, strict=True):
+        top, left = (frame - psf.shape) // 2
+        plane[top : top + psf.shape[0], left : left + psf.shape[1]] = psf
+    return stack

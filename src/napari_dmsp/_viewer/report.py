@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .worker import Outcome
 
 
-def tell(call: Call, done: dict[Steps, dict[str, Any]], outcome: Outcome) -> str:
+def tell(call: Call, done: dict[Steps, dict[str, Any] | None], outcome: Outcome) -> str:
     """Say what was done, and of a run that ended early, what was kept of which planes.
 
     Parameters
@@ -19,37 +19,40 @@ def tell(call: Call, done: dict[Steps, dict[str, Any]], outcome: Outcome) -> str
     call : Call
         What was asked for.
     done : dict
-        What is known of the planes that were restored, by their steps.
+        What is known of the planes that were restored, by their steps; None for constant ones.
     outcome : Outcome
         How the run ended.
     """
-    planes, abouts = call.selection.planes, list(done.values())
-    count = sum(about["evaluations"] for about in abouts)
-    lowest, highest = (f(about["noise_sigma"] for about in abouts) for f in (min, max))
-    noise = f"{lowest:.3g}" if len(done) == 1 else f"{lowest:.3g} to {highest:.3g}"
-    seconds = duration(sum(about["seconds"] for about in abouts))
-    sentences = [f"{_count(count, 'evaluation')} in {seconds}.", f"Noise σ {noise}."]
-    stopped = [about for about in abouts if about["stopped"]]
-    numbers = [planes.index(steps) + 1 for steps, about in done.items() if not about["stopped"]]
-    of_plane = f" of plane {planes.index(list(done)[-1]) + 1}" if len(planes) > 1 else ""
-    if stopped:
-        whole = f" and {_planes(numbers)} whole" if numbers else ""
-        kept = f"{_count(stopped[0]['evaluations'], 'evaluation')} of {stopped[0]['planned']}"
-        sentences.insert(0, f"Stopped: kept after {kept}{of_plane}{whole}.")
-    failed = dict(outcome.left_out)
-    missing = {i + 1 for i, steps in enumerate(planes) if steps not in done} - {
-        number + 1 for number in failed
-    }
-    if failed:
-        reason = next(iter(failed.values()))
-        names = _planes([number + 1 for number in failed])
-        sentences.append(f"{names.capitalize()} could not be restored: {reason}")
+    numbers = {steps: number for number, steps in enumerate(call.selection.planes, 1)}
+    restored = {numbers[steps]: about for steps, about in done.items() if about is not None}
+    left_out = {number + 1: reason for number, reason in outcome.left_out}
+    constant = [numbers[steps] for steps, about in done.items() if about is None]
+    missing = [n for steps, n in numbers.items() if steps not in done and n not in left_out]
+    sentences = []
+    for number, about in restored.items():
+        if about["stopped"]:
+            plane = f" of plane {number}" if len(numbers) > 1 else ""
+            whole = [n for n in restored if n != number]
+            others = f"; {_planes(whole)} {_are(whole)} whole" if whole else ""
+            kept = f"{_count(about['evaluations'], 'evaluation')} of {about['planned']}"
+            sentences.append(f"Stopped: kept what {kept}{plane} gave{others}.")
+    if restored:
+        abouts = restored.values()
+        seconds = duration(sum(about["seconds"] for about in abouts))
+        sigmas = sorted(about["noise_sigma"] for about in abouts)
+        noise = f"{sigmas[0]:.3g}" + (f" to {sigmas[-1]:.3g}" if len(sigmas) > 1 else "")
+        count = _count(sum(about["evaluations"] for about in abouts), "evaluation")
+        sentences.append(f"{count} in {seconds}. Noise σ {noise}.")
+    if constant:
+        sentences.append(f"{_planes(constant, True)} {_are(constant)} constant, and kept.")
+    if left_out:
+        reason = next(iter(left_out.values()))
+        sentences.append(f"{_planes(left_out, True)} could not be restored: {reason}")
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        sentences.append(f"{_planes(sorted(missing)).capitalize()} {verb} not done.")
+        sentences.append(f"{_planes(missing, True)} {_are(missing)} not done, and transparent.")
     if outcome.error is not None:
         sentences.append(f"The run ended early: {outcome.error}")
-    warnings = dict.fromkeys(text for about in abouts for text in about.get("warnings", ()))
+    warnings = dict.fromkeys(text for about in restored.values() for text in about["warnings"])
     return "\n".join([" ".join(sentences), *warnings])
 
 
@@ -69,13 +72,18 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _planes(numbers: Collection[int]) -> str:
-    """Name planes by their numbers, those in a row together."""
+def _are(numbers: Collection[int]) -> str:
+    return "is" if len(numbers) == 1 else "are"
+
+
+def _planes(numbers: Collection[int], first: bool = False) -> str:
+    """Name planes by their numbers, those in a row together, perhaps first in a sentence."""
     runs: list[list[int]] = []
-    for number in numbers:
+    for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
     texts = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return f"plane{'s' if len(numbers) > 1 else ''} {', '.join(texts)}"
+    word = "Plane" if first else "plane"
+    return f"{word}{'s' if len(numbers) > 1 else ''} {', '.join(texts)}"

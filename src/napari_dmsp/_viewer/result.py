@@ -54,27 +54,27 @@ class Result:
         layer = self.layer
         return layer is not None and layer in self._viewer.layers and layer.data is self._data
 
-    def show(self, plane: int, image: NDArray[Any], done: bool = False) -> None:
+    def show(self, plane: int, block: NDArray[Any], done: bool = False) -> None:
         """Show a plane, as it is so far or, if it is done, in any case.
 
         A layer that the user has removed is not made anew before a plane is done.
         """
-        selection = self._call.selection
+        call, selection = self._call, self._call.selection
         steps = selection.planes[plane]
         first = self._data is None
         if self._data is None:
-            self._data = selection.blank(image)
-        target = self._data[selection.target(steps)]
-        if self._call.has_alpha(self._data):
-            target[..., :3], target[..., 3] = image, opacity(self._data.dtype)
+            self._data = selection.blank(block)
+        target = self._data[call.plan.parts[plane].target[: selection.layer.ndim]]
+        if call.has_alpha(self._data):
+            target[..., :3], target[..., 3] = block, opacity(self._data.dtype)
         else:
-            target[...] = image
+            target[...] = block
         if done:
             self._done.add(steps)
         if self.shown and self.layer is not None:
             self.layer.refresh()
         elif first or done:
-            options = selection.options_for(image) | {"name": self.name}
+            options = selection.options_for(block) | {"name": self.name}
             self.layer = self._renewed(options) or self._new(options)
 
     def settle(self) -> Image | None:
@@ -85,8 +85,8 @@ class Result:
         data = self._data
         if whole and call.has_alpha(data):
             data = np.ascontiguousarray(data[..., :3])
-        elif whole and call.integers is not None:
-            data = data.astype(call.integers.dtype, copy=False)
+        elif whole:
+            data = data.astype(call.plan.dtype, copy=False)
         if data is not self._data:
             self.layer.data = self._data = data
         return self.layer

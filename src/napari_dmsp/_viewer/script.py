@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..plan.axes import CHANNEL_NAMES, ArraySource, Axes
+from ..plan.parts import Plan, Task
 from ..settings import Settings
+from ..windows import Grid
 from .layers import Selection
-from .masks import LayerMask
+from .masks import LayerMask, MaskSource
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer
-
-    from ..core import Job
 
 Steps = tuple[int, ...]
 
@@ -38,7 +39,7 @@ class ShapedPsf:
         return f"{self.function}({', '.join(map(repr, self.sizes))})"
 
 
-@cache
+@lru_cache(8)
 def _shaped(psf: ShapedPsf) -> NDArray[Any]:
     from ..core import psf as functions
 
@@ -87,11 +88,6 @@ class Call:
     developed: bool = False
 
     @property
-    def jobs(self) -> list[Callable[[], Job]]:
-        """For every plane, a function that reads it and prepares its job."""
-        return [partial(self._prepare, steps) for steps in self.selection.planes]
-
-    @property
     def psf(self) -> ShapedPsf | LayerPsf | None:
         """The point spread function, if the task has one and it is known."""
         return getattr(self.settings, "psf", None)
@@ -106,63 +102,77 @@ class Call:
         """The layer's data, as Python in the console of napari."""
         return data_source(self.selection.layer)
 
-    def _prepare(self, steps: Steps) -> Job:
-        # Imported in the thread that restores: to load torch takes seconds.
-        from ..restore import prepare
-
-        made: dict[str, Any] = {"prior": self._prior}
-        if self.selection.channel_axis is not None:
-            made["channel_axis"] = self.selection.channel_axis
-        if self.psf is not None:
-            made["psf"] = self.psf.make()
-        image, mask = self.selection.read(steps), self.settings.mask
-        if isinstance(mask, LayerMask):
-            made["mask"] = mask.read(self.selection.source(steps), self.selection.axes)
-        return prepare(self.settings.replace(**made), image)
-
     @cached_property
-    def _prior(self) -> Any:
-        """The prior for all planes, chosen by the one in the middle if the user chose none."""
-        from ..core.inputs import default_prior, is_fluorescence
+    def plan(self) -> Plan:
+        """The plan, but for the point spread function, which `ready` computes."""
+        selection, settings = self.selection, self.settings
+        known = settings.arguments() | {"noise_sigma": settings.noise}
+        for name in ("noise", "mask", "channel_axis"):
+            known.pop(name, None)
+        source = ArraySource.of(selection.data, selection.window)
+        named = [
+            axis
+            for axis in selection.walked
+            if selection.axis_labels[axis].lower() in CHANNEL_NAMES
+        ]
+        axes = Axes(source.shape, *selection.axes, selection.colours, named[0] if named else None)
+        mask = None
+        if settings.mask is not None:
+            layer = settings.mask if isinstance(settings.mask, LayerMask) else None
+            mask = MaskSource(layer, selection.data, selection.window, selection.axes)
+        same = selection.rgb or self.same_dtype
+        return Plan.of(
+            Task(settings.task, known),
+            source,
+            axes,
+            grid=Grid.inner(axes.size, selection.inner, self.factor),
+            mask=mask,
+            dtype="input" if same and not settings.makes_colour else None,
+        )
 
-        planes, chosen = self.selection.planes, self.settings.prior
-        coloured = self.settings.makes_colour or self.selection.colours is not None
-        if chosen is not None or len(planes) == 1 or coloured:
-            return chosen
-        middle = self.selection.read(planes[len(planes) // 2])
-        return default_prior(1, is_fluorescence(middle[None].astype(np.float64)))
+    def ready(self) -> Plan:
+        """Return the plan as it is run; not in the GUI thread, for it may compute."""
+        if self.psf is None:
+            return self.plan
+        return replace(self.plan, task=self.plan.task.replace(psf=self.psf.make()))
 
-    def convert(self, image: NDArray[np.float32], record: dict[str, Any]) -> NDArray[Any]:
-        """Cut the margin off a restored plane and give it a type that the viewer shows rightly."""
-        if self.selection.has_margin:
-            image = image[self.selection.inner]
-        if self.settings.makes_colour:
-            # The viewer takes colours as 0..1, or as integers of full range.
-            low, high = record["background"], record["white"]
-            colours = np.clip((image - low) / (high - low), 0, 1)
-            if not self.developed:
-                return colours
-            from ..core.mosaic import develop
+    def convert(self, block: NDArray[Any], record: dict[str, Any] | None) -> NDArray[Any]:
+        """Give colours of a mosaic the range that the viewer shows: 0 to 1.
 
-            return develop(colours)
-        if self.integers is not None:
-            limits = self.integers
-            return np.clip(np.rint(image), limits.min, limits.max).astype(limits.dtype)
-        return image
+        Parameters
+        ----------
+        block : ndarray
+            What the plan writes.
+        record : dict or None
+            Settings of the restoration; None for a plane that was left as it is.
+        """
+        if not self.settings.makes_colour:
+            return block
+        if record is None:
+            return np.zeros_like(block)
+        low, high = record["background"], record["white"]
+        colours = np.clip((block - low) / (high - low), 0, 1)
+        if not self.developed:
+            return colours
+        from ..core.mosaic import develop
+
+        return develop(colours)
 
     def conversion_code(self, record: dict[str, Any], result: NDArray[Any]) -> list[str]:
-        """Write `convert` down, but for the type, which the array of the result gives."""
-        lines = []
-        if self.selection.has_margin:
-            lines.append(f"image = image[{_write(self.selection.inner)}]")
+        """Write down what becomes of a restored plane; the array of the result gives the type."""
+        lines, selection = [], self.selection
+        if selection.has_margin:
+            crop = dict(zip(selection.axes, self.plan.parts[0].crop, strict=True))
+            read = [axis for axis in range(len(selection.index)) if axis not in selection.walked]
+            inner = _write([crop.get(axis, slice(None)) for axis in read])
+            lines.append(f"image = image[{inner}]")
         if self.settings.makes_colour:
             low, high = record["background"], record["white"]
             lines.append(f"image = np.clip((image - {low}) / ({high} - {low}), 0, 1)")
             if self.developed:
                 lines.append("image = develop(image)")
-        elif self.integers is not None:
-            limits = self.integers
-            lines.append(f"image = np.clip(np.rint(image), {limits.min}, {limits.max})")
+        elif result.dtype.kind in "ui":
+            lines.append("image = fit_dtype(image, restored.dtype)")
         if self.has_alpha(result):
             opaque = opacity(result.dtype)
             lines.append(f"image = np.concatenate([image, 0 * image[..., :1] + {opaque}], axis=-1)")
@@ -170,14 +180,7 @@ class Call:
 
     def has_alpha(self, result: NDArray[Any]) -> bool:
         """Whether planes of a result in colour are transparent."""
-        return result.ndim > self.selection.layer.ndim and result.shape[-1] == 4
-
-    @property
-    def integers(self) -> np.iinfo[Any] | None:
-        """Limits of the layer's type, if results are to have it and it has no fractions."""
-        dtype = self.selection.dtype
-        wanted = self.selection.rgb or self.same_dtype
-        return np.iinfo(dtype) if wanted and dtype.kind in "ui" else None
+        return self.selection.in_colour(result) and result.shape[-1] == 4
 
 
 def data_source(layer: Layer) -> str:
@@ -191,7 +194,9 @@ def opacity(dtype: np.dtype[Any]) -> int:
     return int(np.iinfo(dtype).max) if dtype.kind in "ui" else 1
 
 
-def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]) -> dict[str, Any]:
+def describe(
+    call: Call, done: dict[Steps, dict[str, Any] | None], result: NDArray[Any]
+) -> dict[str, Any]:
     """Say how a result layer came about, as numbers and words.
 
     Parameters
@@ -200,14 +205,15 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
         What was asked for.
     done : dict
         `Restoration.to_dict` of the planes that were restored, by their steps; with "stopped",
-        whether the user ended it early.
+        whether the user ended it early. None for planes that stay as they are.
     result : ndarray
         The data of the layer.
     """
     # Imported late: to load torch takes seconds.
     from ..core.job import describe_planes
 
-    about = describe_planes(list(done.values())) | {
+    about = {} if not any(done.values()) else describe_planes(list(done.values()))
+    about |= {
         "source": call.source,
         "region": [[part.start, part.stop] for part in call.selection.index],
         "axes": list(call.selection.axes),
@@ -215,17 +221,34 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
     }
     if len(call.selection.planes) > 1:
         about["planes"] = [list(steps) for steps in done]
+        about["kept"] = [list(steps) for steps, plane in done.items() if plane is None]
     return about
 
 
-def write_script(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]) -> str:
+def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: NDArray[Any]) -> str:
     """Write a run down as Python that gives the same array, called ``restored``.
 
     The parameters are those of `describe`.
     """
-    record = next(iter(done.values()))["settings"]
-    names = [f"i{number}" for number in range(len(call.selection.planes[0]))]
-    task = call.settings.task
+    restored = {steps: about for steps, about in done.items() if about is not None}
+    transparent = result.dtype.kind == "f" and not call.has_alpha(result)
+    empty = "np.full({}, np.nan, {!r})" if transparent else "np.zeros({}, {!r})"
+    body = [
+        "",
+        f"data = {call.source}",
+        f"restored = {empty.format(result.shape, str(result.dtype))}",
+    ]
+    for steps in (steps for steps in done if steps not in restored):
+        # A constant plane: the value of its first pixel.
+        where = call.selection.target(steps)
+        first = tuple(
+            slice(0, 1) if axis in call.selection.axes else part for axis, part in enumerate(where)
+        )
+        body.append(f"restored[{_write(where)}] = {result[first].tolist()}")
+    if not restored:
+        return "\n".join(["import numpy as np", *body]) + "\n"
+    record = next(iter(restored.values()))["settings"]
+    task, mask = call.settings.task, call.settings.mask
     head = [
         f"# {task} by napari-dmsp {record['version']} with the prior {record['prior']!r},",
         f"# sha256 {record['prior_sha256']}.",
@@ -235,54 +258,63 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[
     ]
     if isinstance(call.psf, ShapedPsf):
         head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
-    if isinstance(call.settings.mask, LayerMask):
+    if isinstance(mask, LayerMask):
         head.append("from napari_dmsp._viewer.masks import LayerMask")
+        layers = (f"viewer.layers[{each.name!r}]" for each in (mask.layer, mask.image))
+        body.append(f"mask = LayerMask.over({', '.join(layers)}, {mask.point})")
     if call.developed:
         head.append("from napari_dmsp.core.mosaic import develop")
-    transparent = result.dtype.kind == "f" and not call.has_alpha(result)
-    empty = "np.full({}, np.nan, {!r})" if transparent else "np.zeros({}, {!r})"
-    head += [
-        "",
-        f"data = {call.source}",
-        f"restored = {empty.format(result.shape, str(result.dtype))}",
-    ]
-    if isinstance(call.settings.mask, LayerMask):
-        mask = call.settings.mask
-        layers = (f"viewer.layers[{each.name!r}]" for each in (mask.layer, mask.image))
-        head.append(f"mask = LayerMask.over({', '.join(layers)}, {tuple(mask.point)})")
-    body = _write_body(call, done, names, result)
-    if names:
-        head.append(f"for {', '.join(names)}, in {list(done)}:")
-        body = ["    " + line for line in body]
+    if result.dtype.kind in "ui":
+        head.append("from napari_dmsp.files import fit_dtype")
+    names = [f"i{number}" for number in range(len(call.selection.walked))]
+    for alike in _alike(restored):
+        lines = _write_plane(call, {steps: restored[steps] for steps in alike}, names, result)
+        if names:
+            body.append(f"for {', '.join(names)}, in {alike}:")
+            lines = ["    " + line for line in lines]
+        body += lines
     return "\n".join(head + body) + "\n"
 
 
-def _write_body(
-    call: Call, done: dict[Steps, dict[str, Any]], names: list[str], result: NDArray[Any]
+def _alike(restored: dict[Steps, dict[str, Any]]) -> list[list[Steps]]:
+    """Group planes that had the same prior and, if mosaics, the same levels."""
+    groups: dict[tuple[Any, ...], list[Steps]] = {}
+    for steps, about in restored.items():
+        record = about["settings"]
+        levels = (record["background"], record["white"]) if "white" in record else ()
+        groups.setdefault((record["prior"], *levels), []).append(steps)
+    return list(groups.values())
+
+
+def _write_plane(
+    call: Call,
+    restored: dict[Steps, dict[str, Any]],
+    names: list[str],
+    result: NDArray[Any],
 ) -> list[str]:
-    """Write down what happens to one plane, whose steps have ``names``."""
-    selection = call.selection
-    last, about = list(done.items())[-1]
+    """Write down what happens to planes that are alike, whose steps have ``names``."""
+    selection, settings = call.selection, call.settings
+    last, about = list(restored.items())[-1]
     record, here = about["settings"], _write(selection.source(names))
     same = {name: record[name] for name in ("device", "tile")}
-    if call.settings.prior is None:
+    if settings.prior is None:
         same["prior"] = record["prior"]
-    arrays = {"mask": f"mask.read(np.s_[{here}], {selection.axes})"}
-    if call.psf is not None:
-        arrays["psf"] = call.psf.code()
-    if not isinstance(call.settings.mask, LayerMask):
-        del arrays["mask"]
-    if isinstance(record.get("pattern"), list):
-        arrays["pattern"] = repr(record["pattern"])
     if selection.channel_axis is not None:
         same["channel_axis"] = selection.channel_axis
-    written = call.settings.replace(**same).code(**arrays)
+    arrays = {}
+    if call.psf is not None:
+        arrays["psf"] = call.psf.code()
+    if isinstance(settings.mask, LayerMask):
+        arrays["mask"] = f"mask.read(np.s_[{here}], {selection.axes})"
+    if isinstance(record.get("pattern"), list):
+        arrays["pattern"] = repr(record["pattern"])
+    written = settings.replace(**same).code(**arrays)
     if about["stopped"]:
         plane = f"({', '.join(names)},) == {last} and " if names else ""
         written += f", callback=lambda state: {plane}state.evaluation == {about['evaluations']}"
     return [
         f"image = np.asarray(data[{here}])",
-        f"image = {call.settings.task}(image, {written}).image",
+        f"image = {settings.task}(image, {written}).image",
         *call.conversion_code(record, result),
         f"restored[{_write(selection.target(names))}] = image",
     ]
