@@ -208,5 +208,7 @@ def test_superres_takes_the_same_origin(scale, shape, origin):
     middle = [(n - 1) / 2 for n in found.shape]
     grid = np.indices(found.shape).reshape(2, -1)
     assert_allclose((grid * found.ravel()).sum(1), middle, atol=1e-3)
-    inner = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(found.shape, odd.shape))
+    inner = tuple(
+        slice((n - m) // 2, (n + m) // 2) for n, m in zip(found.shape, odd.shape, strict=True)
+    )
     assert_allclose(found[inner], odd / odd.sum(), atol=1e-6)

@@ -144,7 +144,7 @@ def test_others_are_judged_by_what_light_looks_like(photo):
 def test_the_record_and_a_warning_say_what_was_guessed():
     rng = np.random.default_rng(0)
     options = {"prior": lambda x, _: x, "background": 0, "white": 1}
-    grey = mosaic_of(np.repeat(PHOTO[..., 1:2] ** 1.5, 3, -1)) + rng.normal(0, 0.01, (64, 64))
+    grey = mosaic_of(np.repeat(PHOTO[..., 1:2] ** 2.6, 3, -1)) + rng.normal(0, 0.01, (64, 64))
     job = prepare_demosaic(grey, **options)
     assert f"linear={not job.settings['linear']}" in job.warnings[0]
     assert not prepare_demosaic(grey, linear=True, **options).warnings
