@@ -16,7 +16,7 @@ from napari_dmsp.core import Restoration, prepare_deblur, prepare_demosaic, prep
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
-from napari_dmsp.io import fit_dtype
+from napari_dmsp.files import fit_dtype
 
 DEBLUR = ("deblur", "--psf", "gaussian:1", "--iterations", 1)
 

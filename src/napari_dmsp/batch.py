@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import io
 from .core import (
     Job,
     Restoration,
@@ -28,6 +27,21 @@ from .core import (
 from .core.inputs import check_image, check_mask
 from .core.job import describe_planes
 from .errors import DmspError
+from .files import (
+    NUMPY,
+    SUFFIXES,
+    Picture,
+    check_folder,
+    check_output,
+    check_psf_output,
+    check_writable,
+    fit_dtype,
+    fitting_suffix,
+    read_planes,
+    write_image,
+    write_json,
+    write_psf,
+)
 
 # Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
 # few enough to take no time.
@@ -123,25 +137,25 @@ class Task:
         DmspError
             Saying what is wrong with the image or its outputs.
         """
-        picture = io.read_planes(files.source)
+        picture = read_planes(files.source)
         if self.mosaic and picture.channel_axis is not None:
             raise DmspError(f"{files.source} is in colour already; a mosaic has one channel.")
         dtype = self._output_dtype(picture)
         self._check_outputs(files, picture, dtype)
         results, pixels = self._restore_planes(picture, dtype, execute)
-        io.write_image(files.image, picture.with_pixels(pixels))
+        write_image(files.image, picture.with_pixels(pixels))
         if files.sidecar is not None:
             names = {"input": str(files.source), "output": str(files.image)}
             planes = [None if result is None else result.to_dict() for result in results]
-            io.write_json(files.sidecar, names | self.record | describe_planes(planes))
+            write_json(files.sidecar, names | self.record | describe_planes(planes))
         done = [result for result in results if result is not None]
         if files.psf is not None and done[0].psf is not None:
             shared = not picture.axes or self.options.get("psf") is not None
-            io.write_psf(files.psf, done[0].psf if shared else _stack_kernels(results))
+            write_psf(files.psf, done[0].psf if shared else _stack_kernels(results))
         return done
 
     def _restore_planes(
-        self, picture: io.Picture, dtype: np.dtype[Any], execute: Execute
+        self, picture: Picture, dtype: np.dtype[Any], execute: Execute
     ) -> tuple[list[Restoration | None], NDArray[Any]]:
         """Restore every plane that is not constant; returns what was found, and all pixels."""
         lead = picture.pixels.shape[: len(picture.axes)]
@@ -158,7 +172,7 @@ class Task:
                 result = execute(job, where)
             if not found:
                 pixels = np.empty((*lead, *result.image.shape), dtype)
-            pixels[index] = io.fit_dtype(result.image, dtype)
+            pixels[index] = fit_dtype(result.image, dtype)
             # Those of all planes would take more memory than the stack.
             found[index] = replace(result, image=np.empty(0, np.float32))
         for index in set(planes) - set(varied):
@@ -166,7 +180,7 @@ class Task:
         return [found.get(index) for index in planes], pixels
 
     def _check_planes(
-        self, picture: io.Picture, planes: list[tuple[int, ...]]
+        self, picture: Picture, planes: list[tuple[int, ...]]
     ) -> list[tuple[int, ...]]:
         """Make sure that all planes can be restored, and return those that are not constant."""
         varied = []
@@ -185,7 +199,7 @@ class Task:
         return pixels if self.mask is None else pixels[~self.mask.ravel()]
 
     def _pick_priors(
-        self, picture: io.Picture, planes: list[tuple[int, ...]]
+        self, picture: Picture, planes: list[tuple[int, ...]]
     ) -> dict[tuple[int, ...], str]:
         """Return the prior of every plane: what suits the middle one of its channel, for all."""
         if self.options["prior"] is not None:
@@ -227,21 +241,21 @@ class Task:
         options = self.options if prior is None else self.options | {"prior": prior}
         return self.prepare(pixels, channel_axis=axis, mask=mask, **options)
 
-    def _output_dtype(self, picture: io.Picture) -> np.dtype[Any]:
+    def _output_dtype(self, picture: Picture) -> np.dtype[Any]:
         keep = picture.pixels.dtype.kind in "ui" and not self.floats
         return picture.pixels.dtype if keep else np.dtype(np.float32)
 
-    def _check_outputs(self, files: Files, picture: io.Picture, dtype: np.dtype[Any]) -> None:
+    def _check_outputs(self, files: Files, picture: Picture, dtype: np.dtype[Any]) -> None:
         form = picture
         if self.mosaic:
             colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
             form = replace(picture, pixels=colours)
         named = [files.source, *self.named]
-        io.check_output(files.image, form, dtype, named, self.overwrite)
+        check_output(files.image, form, dtype, named, self.overwrite)
         if files.psf is not None:
-            io.check_psf_output(files.psf, [*named, files.image], self.overwrite)
+            check_psf_output(files.psf, [*named, files.image], self.overwrite)
         if files.sidecar is not None:
-            io.check_writable(files.sidecar, self.overwrite, named)
+            check_writable(files.sidecar, self.overwrite, named)
 
 
 def is_batch(sources: Sequence[str], target: str) -> bool:
@@ -292,7 +306,7 @@ def plan_batch(
     kernels = None if psf is None else _as_folder(str(psf))
     batch = []
     for source in find_images(sources):
-        suffix = io.fitting_suffix(source, task.floats, task.mosaic)
+        suffix = fitting_suffix(source, task.floats, task.mosaic)
         kernel = None if kernels is None else kernels / f"{source.stem}.tif"
         batch.append(Files.of(source, folder / f"{source.stem}{suffix}", sidecar, kernel))
     _check_distinct(batch, task.named)
@@ -495,10 +509,10 @@ def _find(source: str) -> list[Path]:
     found = sorted(
         p
         for p in candidates
-        if p.suffix.lower() in io.SUFFIXES and not p.name.startswith(".") and p.is_file()
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
     )
     if not found:
-        kinds = ", ".join(sorted(io.SUFFIXES))
+        kinds = ", ".join(sorted(SUFFIXES))
         raise DmspError(f"there is no image ({kinds}) in {source}; check the name.")
     return found
 
@@ -528,7 +542,7 @@ def _parse_planes(text: str) -> list[int | slice]:
 
 def _as_folder(name: str) -> Path:
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in io.SUFFIXES | io.NUMPY and not _is_folder(name)):
+    if path.is_file() or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
 
@@ -539,7 +553,7 @@ def _make_folders(batch: Sequence[Files]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DmspError(f"folder {folder} cannot be made: {error}") from error
-        io.check_folder(folder)
+        check_folder(folder)
 
 
 def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:

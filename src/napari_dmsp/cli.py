@@ -321,8 +321,9 @@ def _restore(
     kind : type
         The task, whose options are ``typed`` as the user gave them, None where he did not.
     """
-    from . import batch, io
-    from .core import restore as core_restore
+    from . import batch
+    from .core import tasks
+    from .files import read_mask
 
     given = {name: text for name, text in typed.items() if text is not None}
     values: dict[str, Any] = {
@@ -332,7 +333,7 @@ def _restore(
     named = [Path(given[name]) for name in ("mask", "psf") if name in given]
     mask = values.pop("mask", None)
     if mask is not None and mask != AUTO_MASK:
-        mask = io.read_mask(Path(mask))
+        mask = read_mask(Path(mask))
     if "psf" in values:
         values["psf"] = _make_psf(values["psf"])
     settings = kind.of(**values)
@@ -340,7 +341,7 @@ def _restore(
     arguments["noise_sigma"] = arguments.pop("noise")
     del arguments["mask"], arguments["channel_axis"]
     task = batch.Task(
-        getattr(core_restore, f"prepare_{kind.task}"),
+        getattr(tasks, f"prepare_{kind.task}"),
         arguments,
         mask=mask,
         mosaic=kind.makes_colour,
@@ -378,7 +379,7 @@ def _record(given: dict[str, Any]) -> dict[str, Any]:
 def _make_psf(text: str) -> NDArray[np.floating[Any]]:
     """Make the PSF that ``--psf`` asks for."""
     from .core.psf import gaussian_psf, motion_psf
-    from .io import read_psf
+    from .files import read_psf
 
     shape, _, numbers = text.partition(":")
     if shape not in ("gaussian", "motion") or not numbers:

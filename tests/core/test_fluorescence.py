@@ -10,12 +10,12 @@ import torch
 from numpy.testing import assert_allclose
 from skimage.metrics import peak_signal_noise_ratio
 
-from napari_dmsp import deblur, io
-from napari_dmsp.core import restore
+from napari_dmsp import deblur
+from napari_dmsp.core import tasks
 from napari_dmsp.core.noise import shot_line
-from napari_dmsp.core.operators import Blur
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.files import read_image
 
 PHOTONS = 200
 
@@ -24,7 +24,7 @@ PHOTONS = 200
 def nuclei():
     """Return what a microscope sees without noise, and the truth, black at 0 and white at 1."""
     with resources.as_file(resources.files("napari_dmsp") / "samples/bbbc039_A09_s1.tif") as path:
-        image = io.read_image(path).pixels[:160, :160].astype(np.float64)
+        image = read_image(path).pixels[:160, :160].astype(np.float64)
     low, high = np.percentile(image, [0.1, 99.9])
     blurred, truth = simulate_blur((image - low) / (high - low), gaussian_psf(2.0), 0.0)
     return np.clip(blurred, 0, None), truth
@@ -59,7 +59,7 @@ def test_photons_are_worth_weighing(nuclei, monkeypatch):
     blurred, truth = nuclei
     observed, psf = with_shot_noise(blurred), gaussian_psf(2.0)
     with_weights = deblur(observed, psf, iterations=12).image
-    monkeypatch.setattr(restore, "shot_line", lambda _: None)
+    monkeypatch.setattr(tasks, "shot_line", lambda _: None)
     without = deblur(observed, psf, iterations=12).image
     scores = [peak_signal_noise_ratio(truth, x, data_range=1) for x in (with_weights, without)]
     assert scores[0] > scores[1] + 1
@@ -76,13 +76,6 @@ def test_weights_go_with_gaps(nuclei):
 
 def test_a_given_noise_level_holds_everywhere(nuclei, monkeypatch):
     blurred, _ = nuclei
-    monkeypatch.setattr(restore, "shot_line", lambda _: pytest.fail("it was estimated"))
+    monkeypatch.setattr(tasks, "shot_line", lambda _: pytest.fail("it was estimated"))
     observed = with_shot_noise(blurred)
     assert deblur(observed, gaussian_psf(2.0), noise_sigma=0.03, iterations=2).noise_sigma == 0.03
-
-
-def test_start_undoes_the_weights():
-    weights = torch.rand(1, 1, 20, 20).clamp(min=0.1)
-    image = torch.rand(1, 1, 20, 20)
-    plain, weighted = (Blur(torch.ones(3, 3) / 9, (20, 20), m) for m in (None, weights))
-    torch.testing.assert_close(weighted.start(weights * image), plain.start(image))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve
 from skimage.metrics import peak_signal_noise_ratio
 
-from napari_dmsp import io
+from napari_dmsp import files
 from napari_dmsp.core import prepare_deblur, prepare_demosaic, prepare_superres, prior, run
 from napari_dmsp.core.job import Job
 from napari_dmsp.core.mosaic import cfa_weights
@@ -32,7 +32,7 @@ TOLERANCE = 0.1
 def sample(name: str, side: int) -> NDArray[np.float64]:
     """Cut the middle of a bundled picture."""
     with resources.as_file(resources.files("napari_dmsp") / "samples" / name) as path:
-        image = io.read_image(path).pixels.astype(np.float64)
+        image = files.read_image(path).pixels.astype(np.float64)
     top, left = (n // 2 - side // 2 for n in image.shape[:2])
     return image[top : top + side, left : left + side]
 

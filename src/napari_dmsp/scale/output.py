@@ -22,7 +22,7 @@ from dask.delayed import Delayed
 from dask.optimization import cull
 
 from ..errors import DmspError
-from ..io import check_folder
+from ..files import check_folder
 from .stacks import (
     Axis,
     Pixels,

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..core import prepare_deblur, prepare_demosaic, prepare_superres, run
 from ..core.blind import MAX_SIZE
 from ..errors import DmspError
-from ..io import fit_dtype
+from ..files import fit_dtype
 from .stacks import Pixels, Source, Stack, as_stack, from_numpy, layer
 from .survey import Survey, make_surveys
 from .tasks import Task, say_plane

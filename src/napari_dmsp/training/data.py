@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import io
 from ..core import inputs
 from ..errors import DmspError
+from ..files import SUFFIXES
+from ..files import read_image as read_picture
 
 # A file, or an array (H, W) or (H, W, 3).
 Source = Path | NDArray[Any]
@@ -32,11 +33,11 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
         files += sorted(
             p
             for p in folder.rglob("*")
-            if p.suffix.lower() in io.SUFFIXES and not p.name.startswith(".")
+            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
         )
     if not files:
         names = ", ".join(str(f) for f in paths)
-        raise DmspError(f"no images ({', '.join(sorted(io.SUFFIXES))}) found below {names or '-'}.")
+        raise DmspError(f"no images ({', '.join(sorted(SUFFIXES))}) found below {names or '-'}.")
     return files
 
 
@@ -54,7 +55,7 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
     percentile range, since detectors rarely fill their range.
     """
     if isinstance(source, Path):
-        name, image = str(source), io.read_image(source).pixels
+        name, image = str(source), read_picture(source).pixels
     else:
         image = np.asarray(source)
         name = f"the image of shape {image.shape}"
@@ -73,7 +74,8 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
         image = np.rint(grey).astype(np.uint8) if image.dtype == np.uint8 else grey
     image = image.reshape(*image.shape[:2], channels)
     if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
+        # Decoders may give arrays that nobody may write to, of which torch makes no tensors.
+        return np.require(image, requirements=["C", "W"])
     values = image.astype(np.float32)
     low, high = np.percentile(values, [0.1, 99.9])
     if not high > low:
