@@ -380,9 +380,9 @@ def _psf(help: str, auto: str) -> Any:
         flag="--psf",
         auto=auto,
         metavar="FILE|gaussian:S|motion:L,A",
-        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin is "
-        "the central pixel, of even sides the central one that is nearest to the mass; one in the "
-        "first pixel is moved there. A background is subtracted, and said in the warnings.",
+        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin "
+        "is the central pixel, of even sides the central one that is nearest to the mass; one in "
+        "the first pixel is moved there. A background is subtracted, and said in the warnings.",
         folded=False,
     )
 
@@ -564,8 +564,8 @@ class Demosaic(Settings):
         label="Linear",
         flag="--linear/--no-linear",
         auto="linear above 8 bits; floats by how they are spaced, or look",
-        more="What was chosen is in the record, with a warning where it is close. They are then restored under the curve of photographs. Arrays of mixing weights are "
-        "never encoded.",
+        more="What was chosen is in the record, with a warning where it is close. Linear values "
+        "are restored under the curve of photographs. Arrays of mixing weights are never encoded.",
     )
 
 

@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 
 from napari_dmsp.core import prepare_deblur, run
 from napari_dmsp.core.inputs import check_psf
-from napari_dmsp.core.operators import Blur
+from napari_dmsp.core.operators import Convolution
 from napari_dmsp.core.psf import align_psf, clean_psf, gaussian_psf, motion_psf
 from napari_dmsp.errors import DmspError
 
@@ -99,7 +99,7 @@ BENT = np.array([[0, 0, 0, 1, 0], [0, 0, 2, 2, 0], [0, 1, 9, 3, 0], [0, 0, 4, 0,
 def modelled(psf, truth=TRUTH, **options):
     """Blur by the PSF as it is really used, in the frame of the truth."""
     cleaned = check_psf(psf, truth.shape, **options)
-    operator = Blur(torch.from_numpy(cleaned).double(), (24, 24))
+    operator = Convolution(torch.from_numpy(cleaned).double(), (24, 24))
     top, left = operator._corner
     part = truth[20 - top :, 20 - left :][: operator.extended_shape[0]]
     extended = torch.from_numpy(part[:, : operator.extended_shape[1]].copy())[None, None]
