@@ -60,11 +60,11 @@ def test_bilevel_pages_of_scanners(tmp_path, kind):
     np.testing.assert_array_equal(read_both(path).pixels, expected)
 
 
-@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "lerc", "webp", "png", "jpegxl"])
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "lerc", "webp", "png"])
 @pytest.mark.parametrize("form", [{}, {"tile": (16, 16)}, {"rowsperstrip": 7}])
 def test_other_compressions(tmp_path, compression, form):
     pixels = numbers(RGB)
-    options = {"compressionargs": {"level": 100}} if compression in ("webp", "jpegxl") else {}
+    options = {"compressionargs": {"level": 100}} if compression == "webp" else {}
     tifffile.imwrite(
         tmp_path / "in.tif", pixels, photometric="rgb", compression=compression, **options, **form
     )
@@ -87,18 +87,15 @@ def test_predictors(tmp_path, dtype, predictor, byteorder):
     assert found.dtype == (np.float32 if dtype == "f2" else pixels.dtype)
 
 
-def write_raw(path, data, shape, bits, photometric=1, **tags):
+def write_raw(path, data, shape, bits, photometric=1):
     """Write a classic TIFF of one strip by hand: other programs' own bytes."""
     samples = shape[2] if len(shape) == 3 else 1
     ifd = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\x08\0\0\0")
     ifd[256], ifd[257], ifd[258] = shape[1], shape[0], (bits,) * samples
     ifd[259], ifd[262], ifd[277], ifd[278] = 1, photometric, samples, shape[0]
-    ifd[273], ifd[279] = 8, len(data)
-    for code, value in tags.items():
-        ifd[int(code[1:])] = value
-    start = 8 + len(data) + len(data) % 2
-    head = b"II*\0" + start.to_bytes(4, "little")
-    path.write_bytes((head + data).ljust(start, b"\0") + ifd.tobytes(start))
+    # Pillow adds where the directory ends.
+    ifd[273], ifd[279] = 0, len(data)
+    path.write_bytes(b"II*\0\x08\0\0\0" + ifd.tobytes(8) + data)
 
 
 @pytest.mark.parametrize("shape", [GREY, RGB])
@@ -175,7 +172,12 @@ def test_orientation(tmp_path, orientation, shape):
     tifffile.imwrite(
         tmp_path / "in.tif", pixels, photometric=kind, extratags=tag, resolution=(4, 2)
     )
-    with Image.open(tmp_path / "in.tif") as image:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(pixels[0] if pixels.shape[0] == 4 else pixels).save(
+        tmp_path / "in.png", exif=exif
+    )
+    with Image.open(tmp_path / "in.png") as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
     picture = read_both(tmp_path / "in.tif")
     np.testing.assert_array_equal(picture.pixels[0] if picture.axes else picture.pixels, expected)
@@ -200,7 +202,7 @@ def test_orientation(tmp_path, orientation, shape):
 )
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_any_order_of_axes(tmp_path, axes, expected, compression):
-    sizes = {"T": 2, "Z": 3, "C": 5, "Y": 20, "X": 30}
+    sizes = {"T": 2, "Z": 3, "C": 5, "Y": 8, "X": 10}
     pixels = numbers([sizes[axis] for axis in axes], "u2")
     options = {"metadata": {"axes": axes}, "photometric": "minisblack"}
     tifffile.imwrite(tmp_path / "in.tif", pixels, compression=compression, **options)
@@ -390,7 +392,7 @@ def test_what_files_say_is_kept(tmp_path, source, target):
     profile, exif = colour_profile(), described()
     exif[274] = 6
     given, made = tmp_path / f"in.{source}", tmp_path / f"out.{target}"
-    options = {"icc_profile": profile, "exif": exif, "dpi": (300, 200)}
+    options = {"icc_profile": profile, "exif": exif.tobytes(), "dpi": (300, 200)}
     Image.fromarray(numbers((20, 31, 3))).save(given, **options)
     expected = all_tags(given)
     assert expected[0][270] == "a caption"
