@@ -148,7 +148,7 @@ def test_the_published_descent():
     [
         (PHOTO, {}, "3 axes"),
         (PHOTO[..., 0], {"pattern": "RGBW"}, "pattern='RGBW' is unknown; use one of RGGB"),
-        (PHOTO[..., 0], {"pattern": [[0, 3]]}, "0, 1, 2"),
+        (PHOTO[..., 0], {"pattern": [[0, 4]]}, "0, 1, 2"),
         (PHOTO[..., 0], {"pattern": [[0, 1]]}, "blue"),
         (PHOTO[..., 0], {"pattern": np.full((2, 2, 3), np.nan)}, "finite"),
         (PHOTO[..., 0], {"pattern": np.ones(3)}, r"shape \(3,\)"),

@@ -313,10 +313,10 @@ def take_array(values: Any, name: str) -> NDArray[Any]:
     """
     if type(values) is np.ndarray and values.dtype.kind in "buif" and values.dtype.isnative:
         return values
+    if hasattr(type(values), "magnitude"):
+        values = values.magnitude
     if hasattr(values, "__dask_graph__"):
         values = values.compute()
-    if hasattr(values, "magnitude"):
-        values = values.magnitude
     # A property of the class: those of single objects may mean anything.
     mask = getattr(values, "mask", None) if hasattr(type(values), "mask") else None
     try:
@@ -500,7 +500,7 @@ def check_image(
 def _check_precision(values: NDArray[np.float64], units: Units) -> list[str]:
     """Make sure that float32, the type of results, can hold the image; warn if it rounds much."""
     limits, greatest = np.finfo(np.float32), float(np.abs(values).max())
-    if greatest > limits.max or units.scale < limits.tiny:
+    if greatest > float(limits.max) or units.scale < float(limits.tiny):
         raise DmspError(
             f"the image's values, up to {greatest:g} with a range of {units.scale:g}, do not fit "
             "float32, the type of results; divide them by a power of ten."

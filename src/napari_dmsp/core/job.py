@@ -257,6 +257,7 @@ class Job:
                 to_array=units.to_array,
             )
 
+    @own_state()
     def result(self, state: State, seconds: float) -> Restoration:
         """Make the result of the run's last, or latest, state."""
         return Restoration(
