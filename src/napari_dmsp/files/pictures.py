@@ -251,12 +251,13 @@ def fit_dtype(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArra
     limits = np.iinfo(dtype)
     # In float64, for float32 cannot tell the largest 32-bit integers apart.
     whole = np.rint(values.astype(np.float64))
-    fitted = np.clip(whole, limits.min, limits.max)
-    # Nor can it hold the largest value of 32 bits, nor float64 that of 64: what a float32 rounds
-    # to the limit, or is beyond it, is the limit.
-    above = whole >= float(np.float32(limits.max))
+    # The largest integers of 32 and 64 bits are no floats: what is rounded up to one, too, is full.
+    full = whole >= float(np.float32(limits.max))
+    np.clip(whole, limits.min, limits.max, out=whole)
     with np.errstate(invalid="ignore"):
-        return np.where(above, limits.max, fitted.astype(dtype)).astype(dtype, copy=False)
+        fitted = whole.astype(dtype)
+    fitted[full] = limits.max
+    return fitted
 
 
 def _check_suffix(path: Path, suffixes: set[str]) -> str:
