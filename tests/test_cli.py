@@ -238,7 +238,7 @@ def test_unknown_kernel_is_written(tmp_path, source, monkeypatch):
         return prepare_deblur(image, found if psf is None else psf, **options)
 
     # A real search takes hundreds of evaluations.
-    monkeypatch.setattr("napari_dmsp.core.restore.prepare_deblur", search)
+    monkeypatch.setattr("napari_dmsp.core.tasks.prepare_deblur", search)
     first, second, third = (tmp_path / n for n in ("psf.npy", "again.tif", "drawn.tif"))
     target = tmp_path / "out.tif"
     arguments = ("deblur", source, target, "--iterations", 1, "--overwrite")
@@ -376,7 +376,7 @@ def test_other_errors_are_not_hidden(tmp_path, source, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("napari_dmsp.core.restore.prepare_deblur", fail)
+    monkeypatch.setattr("napari_dmsp.core.tasks.prepare_deblur", fail)
     result = run("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
     assert isinstance(result.exception, ZeroDivisionError)
 

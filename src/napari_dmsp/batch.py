@@ -226,7 +226,9 @@ class Task:
         side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
         if side > LARGEST_PROBE:
             return
-        ramp = _make_ramp(side, self.options.get("background"), self.options.get("white"))
+        levels = (self.options.get(name) for name in ("background", "white"))
+        # There may be one for each filter.
+        ramp = _make_ramp(side, *(v if v is None else float(np.mean(v)) for v in levels))
         if self.mosaic:
             self._job(ramp, None)
         else:

@@ -160,7 +160,11 @@ def _command(kind: type[Settings]) -> Callable[..., None]:
 
     def command(**values: Any) -> None:
         with _one_line_errors(kind):
-            _restore(kind, **values)
+            from .core.device import freed_memory
+
+            # The process is the command's own.
+            with freed_memory.kept():
+                _restore(kind, **values)
 
     command.__name__ = kind.task
     command.__doc__ = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]
@@ -324,7 +328,7 @@ def _restore(
         The task, whose options are ``typed`` as the user gave them, None where he did not.
     """
     from . import batch
-    from .core import restore as core_restore
+    from .core import tasks
     from .files import read_mask
 
     given = {name: text for name, text in typed.items() if text is not None}
@@ -343,7 +347,7 @@ def _restore(
     arguments["noise_sigma"] = arguments.pop("noise")
     del arguments["mask"], arguments["channel_axis"]
     task = batch.Task(
-        getattr(core_restore, f"prepare_{kind.task}"),
+        getattr(tasks, f"prepare_{kind.task}"),
         arguments,
         mask=mask,
         mosaic=kind.makes_colour,

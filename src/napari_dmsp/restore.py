@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from .core import restore as core
+from .core import tasks
 from .core.job import Job, Restoration, run
 from .core.solvers import State
 from .settings import TASKS, Photons, Settings, options
@@ -52,7 +52,9 @@ def prepare(settings: Settings, image: ArrayLike, **known: Any) -> Job:
     arguments = settings.arguments()
     noise = arguments.pop("noise")
     assert not isinstance(noise, Photons)
-    return getattr(core, f"prepare_{settings.task}")(image, **arguments, noise_sigma=noise, **known)
+    return getattr(tasks, f"prepare_{settings.task}")(
+        image, **arguments, noise_sigma=noise, **known
+    )
 
 
 def _public(kind: type[Settings]) -> Restore:

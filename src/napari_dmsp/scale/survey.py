@@ -19,7 +19,7 @@ from ..core import Reference, run
 from ..core.blind import BlindState
 from ..core.inputs import Units
 from ..core.noise import ShotLine
-from ..core.restore import KERNEL_NOISE
+from ..core.tasks import KERNEL_NOISE
 from .stacks import Pixels, layer
 from .tasks import Task, say_plane
 from .tiles import Grid, Span, block_key, contrast, cut, plane_of

@@ -1,14 +1,11 @@
-"""The tasks: `prepare_deblur` and its like check everything and return a `Job`.
-
-Its `states` is the iterator that scripts, the command line and the viewer share.
-"""
+"""One function a task: from what the user gives to a `Problem`, and from that to a `Job`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,27 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
-from .blind import count_evaluations, iterate_blind, iterate_sgd_blind
-from .device import explain_failures
-from .inputs import LUMA, Input, Options, Reference, check_psf, read_input
-from .job import (
-    BLURRED,
-    FLUORESCENCE,
-    MOSAIC,
-    SHARP,
-    Job,
-    Problem,
-    Schedule,
-    describe,
-    evaluations,
-    prepare,
-)
-from .mosaic import Encoding, Mosaic, cfa_tile, cfa_weights
-from .noise import is_sharp, noise_bounds, patch_sigma, sharp_bounds, shot_line
-from .operators import Blur, Resize
+from .blind import count_evaluations, descend_blind, search_blind
+from .data import Gaussian, PoissonGaussian
+from .device import explain_failures, own_state
+from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
+from .job import Job, Problem, describe, evaluations, prepare
+from .mosaic import Encoding, cfa_tile, cfa_weights
+from .noise import ShotLine, is_sharp, patch_sigma, shot_line, smooth
+from .operators import Convolution, Mosaic, Resize
 from .prior import load_prior
-from .psf import align_psf, crop_psf
-from .solvers import DAE_SIGMA, State
+from .psf import crop_psf
+from .raw import guess_linear, level_mosaic, read_mosaic
+from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
 
 MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
@@ -45,6 +33,7 @@ SGD_BLIND = 1000
 KERNEL_NOISE = 2 / 255
 
 
+@own_state()
 def prepare_deblur(
     image: ArrayLike,
     psf: ArrayLike | None = None,
@@ -53,15 +42,18 @@ def prepare_deblur(
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
+    if psf is not None and psf_size is not None:
+        raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
     given = read_input(image, options)
     if psf is None:
         return _prepare_blind(given, psf_size)
-    kernel = check_psf(psf, given.shape)
+    kernel = check_psf(psf, given.shape, given.warnings)
     with explain_failures(given.observed.device, given.shape):
         problem = _blur_problem(given, kernel)
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
+@own_state()
 def prepare_superres(
     image: ArrayLike,
     scale: float,
@@ -77,65 +69,101 @@ def prepare_superres(
     settings = {"task": "superres", "scale": scale}
     if psf is None:
         with explain_failures(given.observed.device, large):
-            operator = Resize(large, given.shape, given.kept, given.observed.device)
+            operator = Resize(large, given.shape, given.observed.device)
             return prepare(settings, given, Problem.of(given, operator))
     if scale != int(scale):
         raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
-    kernel = check_psf(align_psf(psf, int(scale)), large)
+    kernel = check_psf(psf, large, given.warnings, int(scale))
     with explain_failures(given.observed.device, large):
         problem = _sampled_problem(given, kernel, int(scale))
         return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
 
 
+@own_state()
 def prepare_demosaic(
     mosaic: ArrayLike,
     pattern: str | ArrayLike = "RGGB",
     *,
-    white: float | None = None,
+    white: Any = None,
     linear: bool | None = None,
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `demosaic`, with the same parameters, and return the job to run."""
     if options.get("channel_axis") is not None:
         raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
-    given = read_input(mosaic, options, mosaic=True, white=white)
-    weights = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
-    plain = bool(((weights == 0) | (weights == 1)).all())
+    raw = read_mosaic(mosaic)
+    levels = {"background": options.get("background"), "white": white}
+    if isinstance(options.get("mask"), str):
+        gaps = check_mask(options["mask"], raw, None)
+        options["mask"] = None if gaps is None else gaps[0]
+    array, options["background"], white = level_mosaic(raw, pattern, **levels)
+    given = read_input(array, options, mosaic=True, white=white)
+    filters = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
+    plain = bool(((filters == 0) | (filters == 1)).all())
     if linear is None:
-        dtype = np.asarray(mosaic).dtype
-        linear = dtype.kind in "ui" and dtype.itemsize > 1
+        linear = _guess_linear(given, raw, filters)
     with explain_failures(given.observed.device, given.shape):
-        encoding = _encoding(given, weights) if linear and plain else None
-        problem = _mosaic_problem(given, weights, cfa_tile(pattern), encoding)
+        encoding = _encoding(given, filters) if linear and plain else None
+        problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
         white = given.units.low + given.units.scale
         settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
-        return prepare(settings, given, problem)
+        # Levels of single filters, from which those for all were made.
+        several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
+        return prepare(settings | several, given, problem)
+
+
+def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
+    """Guess whether a mosaic is linear, and warn where that is not sure; parts do as the whole."""
+    if given.reference is not None:
+        return given.reference.encoding is not None
+    plane, shares = given.observed[0, 0].cpu().numpy(), weights.cpu().numpy()
+    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares)
+    if not sure:
+        kind, other = ("proportional to light", "False") if linear else ("encoded", "True")
+        given.warnings.append(
+            f"The mosaic's values look {kind}, but that is not sure; if they are not, give "
+            f"linear={other}."
+        )
+    return linear
 
 
 def _mosaic_problem(
-    given: Input, weights: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
+    given: Input, filters: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
 ) -> Problem:
-    """State the problem of a mosaic, with the noise level of the values as encoded."""
-    y, slope, decode, gains = given.observed, 1.0, None, None
+    """State the problem of a mosaic, with the noise of the values as encoded."""
+    y, line = given.observed, given.noise
+    curve: dict[str, Any] = {}
+    kept = (filters.sum(0) > 0).to(y)[None, None]
+    kept = kept if given.kept is None else kept * given.kept
     if encoding is not None:
-        slope, decode = encoding.slope, encoding.decode
+        y = encoding.encode(y, filters)
         red, green, blue = encoding.gains.flatten().tolist()
-        y, gains = encoding.encode(y, weights), (red, green, blue)
-    filled = y
-    if given.kept is not None:
-        weights, y = weights * given.kept[0], y * given.kept
+        curve = {
+            "decode": encoding.decode,
+            "slope": encoding.slope,
+            "gains": (red, green, blue),
+        }
+    operator = Mosaic(filters)
+    if isinstance(line, ShotLine):
+        variance: Callable[[Tensor], Tensor] = line.variance
+        if encoding is not None:
+            variance = partial(encoding.variance, variance, filters)
+        light = operator.forward(smooth(operator.start(y, kept)))
+        data: Gaussian = PoissonGaussian.of(operator, y, kept, variance, light)
+    else:
+        data = Gaussian(operator=operator, y=y, weights=kept)
 
     def bounds() -> tuple[float, float]:
-        sigma = patch_sigma(filled, tile.sum(0) > 0)
+        sigma = patch_sigma(y, tile.sum(0) > 0, kept)
         return sigma, sigma
 
-    return Problem(Mosaic(weights), y, bounds, MOSAIC, decode=decode, slope=slope, gains=gains)
+    return Problem(data, MOSAIC, bounds, **curve)
 
 
-def _encoding(given: Input, weights: Tensor) -> Encoding:
+def _encoding(given: Input, filters: Tensor) -> Encoding:
     if given.reference is None or given.reference.encoding is None:
-        return Encoding.of(given.observed, weights)
+        return Encoding.of(given.observed, filters, given.kept)
     *gains, slope = given.reference.encoding
     return Encoding(given.observed.new_tensor(gains)[:, None, None], slope)
 
@@ -143,39 +171,23 @@ def _encoding(given: Input, weights: Tensor) -> Encoding:
 def _blur_problem(
     given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
 ) -> Problem:
+    """State the problem of a blur; where there are few photons, light makes most of the noise."""
     psf = torch.from_numpy(kernel).to(given.observed)
-    operator = Blur(psf, given.shape, given.kept)
-    if given.fluorescence and not given.literal and not is_sharp(operator):
-        return _fluorescence_problem(given, operator)
-    return Problem.of(given, operator, psf, schedule)
-
-
-def _fluorescence_problem(given: Input, operator: Blur) -> Problem:
-    """State the problem of few photons: the more light, the more noise, unless it is given."""
-    if given.reference is not None:
-        line = given.reference.shot
-    else:
-        line = shot_line(given.observed) if given.noise_sigma is None else None
-    if line is None:
-        return Problem.of(given, operator, operator.psf, FLUORESCENCE)
-    weights = line.weights(given.observed)
-    weighted = weights * given.observed
-    mask, samples = (v if given.kept is None else v * given.kept for v in (weights, weighted))
-    bounds = partial(noise_bounds, weighted, operator)
-    operator = replace(operator, mask=mask)
-    return Problem(operator, samples, bounds, FLUORESCENCE, operator.psf, shot=line)
+    operator, line = Convolution(psf, given.shape), None
+    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+        schedule = FLUORESCENCE
+        if given.reference is not None:
+            line = given.reference.shot
+        elif given.noise is None:
+            line = shot_line(given.observed, given.kept)
+    return replace(Problem.of(given, operator, schedule, line), psf=psf)
 
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
     """State the problem of a blurred image sampled at the centres of blocks."""
     psf = torch.from_numpy(kernel).to(given.observed)
-    each = (..., slice(scale // 2, None, scale), slice(scale // 2, None, scale))
-    large = given.shape[0] * scale, given.shape[1] * scale
-    mask, samples = given.observed.new_zeros(2, *given.observed.shape[:2], *large)
-    mask[each] = 1 if given.kept is None else given.kept
-    samples[each] = given.samples
-    bounds = partial(sharp_bounds, given.observed)
-    return Problem(Blur(psf, large, mask), samples, bounds, SHARP, psf)
+    problem = Problem.of(given, Convolution(psf, given.shape, scale), SHARP)
+    return replace(problem, psf=psf)
 
 
 def _prepare_blind(given: Input, psf_size: int | None) -> Job:
@@ -194,27 +206,22 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
     def steps(generator: torch.Generator) -> Iterator[State]:
         if given.literal:
             level = model.noise_sigma or DAE_SIGMA
-            found = iterate_sgd_blind(
+            found = descend_blind(
                 grey, psf_size, model, iterations=search, dae_sigma=level, generator=generator
             )
         else:
-            found = iterate_blind(grey, psf_size, model, generator=generator)
+            found = search_blind(grey, psf_size, model, generator=generator)
         for state in found:
             yield replace(state, image=state.image.expand_as(given.observed), total=search + finish)
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             problem = _blur_problem(given, kernel, BLURRED)
-            problem = replace(problem, noise_bounds=partial(_raised, problem.noise_bounds))
+            problem = replace(problem, doubt=KERNEL_NOISE)
             for step in problem.states(given, generator):
                 yield replace(step, evaluation=search + step.evaluation, total=search + finish)
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
     return Job(search + finish, settings, Reference(given.units, given.fluorescence), given, steps)
-
-
-def _raised(bounds: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-    least, most = bounds()
-    return max(least, KERNEL_NOISE), max(most, KERNEL_NOISE)
 
 
 def _luminance(observed: Tensor) -> Tensor:

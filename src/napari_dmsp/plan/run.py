@@ -1,0 +1,498 @@
+"""The one loop over the parts of a plan: events out, stop and cancel in, here or on workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DmspError
+from ..files import fit_dtype
+from ..windows import Window
+from .axes import Pixels, Plane, Sink, say_plane
+from .parts import Part, Plan, Readers, Task, constant_pixel
+
+if TYPE_CHECKING:
+    from ..core import Job, Restoration, State
+    from .survey import Survey
+
+# Parts that are sent to an executor before the first of them is done.
+AHEAD = 64
+# How often a run on an executor looks at its token.
+POLL_SECONDS = 0.5
+
+
+class CancelledError(Exception):
+    """The user wants no more, and nothing of what was done."""
+
+
+@dataclass
+class Token:
+    """What the user wants of a run; set in any thread.
+
+    Attributes
+    ----------
+    stop : bool
+        End after the current evaluation, and keep the estimate.
+    cancel : bool
+        End within the current evaluation, and drop it.
+    """
+
+    stop: bool = False
+    cancel: bool = False
+
+    def check(self) -> None:
+        """Leave if the user wants no more."""
+        if self.cancel:
+            raise CancelledError
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The restoration of a part begins: its job is prepared."""
+
+    part: Part
+    job: Job
+
+
+@dataclass(frozen=True)
+class Step:
+    """An evaluation of the prior. `estimate` is the part so far."""
+
+    part: Part
+    job: Job
+    state: State
+    _work: Work = field(repr=False)
+
+    def estimate(self) -> Pixels:
+        """Return the part so far, as it would be written."""
+        return self._work.block(self.state.array())
+
+
+@dataclass(frozen=True)
+class Done:
+    """A part is restored, and written if there is where.
+
+    Attributes
+    ----------
+    part : Part
+        Which one.
+    restoration : Restoration
+        How; ``image`` is that of the window read, float32, and empty where another process has it.
+    block : ndarray or None
+        What is written; None where another process has written it.
+    stopped : bool
+        Whether the user ended it early.
+    """
+
+    part: Part
+    restoration: Restoration
+    block: Pixels | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A constant part stays as it is, and is written."""
+
+    part: Part
+    block: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A part that cannot be restored: nothing is written."""
+
+    part: Part
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{say_plane(self.part.plane)}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the parts of a plane, or planes, share was found."""
+
+    planes: tuple[Plane, ...]
+
+
+Ended = Done | Kept | LeftOut
+Event = Begun | Step | Ended | Surveyed
+
+
+def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> Iterator[Event]:
+    """Restore the parts of a plan, one after the other, in this thread.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is restored.
+    sink : Sink, optional
+        Where the parts are written.
+    token : Token, optional
+        Looked at before each evaluation and, for its ``cancel``, before everything that this thread
+        asks of torch.
+
+    Yields
+    ------
+    Event
+        `Begun`, a `Step` for each evaluation and `Done` of every part; or `Kept`, or `LeftOut`.
+
+    Raises
+    ------
+    DmspError
+        For a plan of which nothing can be restored; where memory runs out.
+    CancelledError
+        When the user cancels.
+    """
+    shared = _Shared(plan)
+    for number, part in enumerate(plan.parts):
+        if token is not None and token.stop:
+            break
+        with interruptible(token):
+            survey = shared.of(part.plane)
+        for event in restore_part(Work.of(plan, part, survey, sink), token):
+            if isinstance(event, LeftOut):
+                shared.left_out.append(event)
+            yield event
+        if len(shared.left_out) == number + 1 == len(plan.parts):
+            raise DmspError(str(shared.left_out[0]))
+
+
+@dataclass(eq=False)
+class _Shared:
+    """What parts share, found when the first of them begins."""
+
+    plan: Plan
+    priors: dict[int, str | None] = field(default_factory=dict)
+    surveys: dict[Plane, Survey] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def of(self, plane: Plane) -> Survey:
+        """Return what the parts of a plane share."""
+        from .survey import Survey, channels, choose_prior, groups, make_survey, survey_of
+
+        plan, channel, key = self.plan, self.plan.axes.channel(plane), survey_of(self.plan, plane)
+        kinds = channels(plan)
+        if channel in kinds and channel not in self.priors:
+            self.priors[channel] = choose_prior(plan, kinds[channel])
+        prior = self.priors.get(channel)
+        if key is None:
+            return Survey(prior)
+        if key not in self.surveys:
+            with plane_named(plane):
+                self.surveys[key] = make_survey(plan, groups(plan)[key], prior)
+        return self.surveys[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """All that is needed to restore a part; it may be sent to another process."""
+
+    task: Task
+    part: Part
+    read: Readers
+    survey: Survey
+    dtype: np.dtype[Any]
+    lone: bool
+    sink: Sink | None
+
+    @classmethod
+    def of(cls, plan: Plan, part: Part, survey: Survey, sink: Sink | None = None) -> Work:
+        """Take from a plan what a part needs."""
+        read = plan.readers(part.window)
+        return cls(plan.task, part, read, survey, plan.dtype, plan.is_lone, sink)
+
+    def block(self, image: Pixels) -> Pixels:
+        """Return the part of a restored window as it is written."""
+        inner = image[self.part.crop]
+        return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
+
+    def constant_block(self, value: Pixels) -> Pixels:
+        """Return a part all of whose pixels are alike, of which nothing is to be restored."""
+        size = [piece.stop - piece.start for piece in self.part.crop]
+        if self.task.makes_colour:
+            size.append(3)
+        elif self.read.axes.colours is not None:
+            size.append(value.size)
+        plane = np.broadcast_to(value if len(size) > 2 else value[0], size)
+        return self.read.axes.unflatten(fit_dtype(plane.astype(np.float64), self.dtype))
+
+    def write(self, block: Pixels) -> None:
+        """Write the part, if there is where."""
+        if self.sink is not None:
+            self.sink.write(self.part.target, block)
+
+
+def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Step | Ended]:
+    """Restore a part, and write it; the events are those of `run`."""
+    part, survey = work.part, work.survey
+    try:
+        with interruptible(token):
+            pixels, mask = work.read()
+            value = None if work.lone else constant_pixel(pixels, mask)
+            if value is None and survey.reference is not None and mask is not None and mask.all():
+                # Nothing of this part of the plane was seen.
+                colours = 1 if pixels.ndim == 2 else pixels.shape[2]
+                value = np.full(colours, survey.reference.units.low)
+            job = work.task.job(pixels, mask, **survey.known) if value is None else None
+    except DmspError as error:
+        if work.lone:
+            raise
+        yield LeftOut(part, str(error))
+        return
+    if job is None:
+        assert value is not None
+        block = work.constant_block(value)
+        work.write(block)
+        yield Kept(part, block)
+        return
+    yield Begun(part, job)
+    begin, states, state, stopped = time.perf_counter(), job.states(), None, False
+    while True:
+        with interruptible(token), plane_named(part.plane if not work.lone else ()):
+            following = next(states, None)
+        if following is None:
+            break
+        state = following
+        yield Step(part, job, state, work)
+        if token is not None and token.stop:
+            stopped = state.evaluation < state.total
+            break
+    assert state is not None
+    if token is not None:
+        token.check()
+    restoration = job.result(state, time.perf_counter() - begin)
+    block = work.block(restoration.image)
+    work.write(block)
+    yield Done(part, restoration, block, stopped)
+
+
+def run_on(
+    plan: Plan,
+    executor: Executor,
+    *,
+    sink: Sink | None = None,
+    token: Token | None = None,
+    done: Collection[Part] = (),
+    surveys: MutableMapping[Plane, Survey] | None = None,
+) -> Iterator[Surveyed | Ended]:
+    """Restore the parts of a plan wherever an executor computes.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is restored.
+    executor : concurrent.futures.Executor
+        Of threads, processes or a cluster.
+    sink : Sink, optional
+        Where the parts are written, by whoever restores them.
+    token : Token, optional
+        Parts that are not done when the user stops are dropped.
+    done : collection of Part
+        What was done before.
+    surveys : mutable mapping, optional
+        Surveys by their first plane: those found before, to which new ones are added.
+
+    Yields
+    ------
+    Surveyed, Done, Kept or LeftOut
+        As they come.
+    """
+    from .survey import Survey, channels, choose_prior, groups, survey_of
+
+    token, surveys = token or Token(), {} if surveys is None else surveys
+    missing = [part for part in plan.parts if part not in done]
+    wanted = {plan.axes.channel(part.plane) for part in missing}
+    keys = {survey_of(plan, part.plane) for part in missing} - {None} - set(surveys)
+    kinds = {kind: planes for kind, planes in channels(plan).items() if kind in wanted}
+    priors: dict[int, str | None] = {}
+    calls: Iterator[tuple[Any, ...]]
+    calls = ((kind, choose_prior, plan, planes) for kind, planes in kinds.items())
+    for kind, prior in _submitted(executor, calls, token):
+        priors[kind] = prior
+    calls = (
+        (key, _survey, plan, members, priors.get(plan.axes.channel(key)))
+        for key, members in groups(plan).items()
+        if key in keys
+    )
+    for key, survey in _submitted(executor, calls, token):
+        surveys[key] = survey
+        yield Surveyed(tuple(groups(plan)[key]))
+
+    def shared(plane: Plane) -> Survey:
+        key = survey_of(plan, plane)
+        return surveys[key] if key is not None else Survey(priors.get(plan.axes.channel(plane)))
+
+    calls = (
+        (part, _finish, Work.of(plan, part, shared(part.plane), sink), token) for part in missing
+    )
+    for _, event in _submitted(executor, calls, token):
+        yield event
+
+
+def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
+    from .survey import make_survey
+
+    with plane_named(planes[0] if len(plan.axes.planes) > 1 else ()):
+        return make_survey(plan, planes, prior)
+
+
+def _finish(work: Work, token: Token) -> Ended:
+    """Restore a part to its end, and forget its pixels, which were written."""
+    for event in restore_part(work, token):
+        ended = event
+    if isinstance(ended, Done):
+        bare = replace(ended.restoration, image=np.empty(0, np.float32))
+        return replace(ended, restoration=bare, block=None if work.sink else ended.block)
+    if isinstance(ended, Kept) and work.sink is not None:
+        return replace(ended, block=None)
+    assert isinstance(ended, Kept | LeftOut)
+    return ended
+
+
+def _submitted(
+    executor: Executor, calls: Iterator[tuple[Any, ...]], token: Token
+) -> Iterator[tuple[Any, Any]]:
+    """Submit calls (key, function, *arguments), and yield keys and results as they come."""
+    pending: dict[Future[Any], Any] = {}
+    try:
+        while not token.stop:
+            token.check()
+            for key, *call in calls:
+                pending[executor.submit(*call)] = key
+                if len(pending) >= AHEAD:
+                    break
+            if not pending:
+                return
+            for future in wait(pending, POLL_SECONDS, FIRST_COMPLETED).done:
+                yield pending.pop(future), future.result()
+    finally:
+        if pending:
+            # Threads look at it; what other processes compute is cancelled.
+            token.cancel = True
+        for future in pending:
+            future.cancel()
+
+
+@contextmanager
+def plane_named(plane: Plane) -> Iterator[None]:
+    """Say which plane of a stack could not be restored."""
+    try:
+        yield
+    except DmspError as error:
+        if not plane:
+            raise
+        raise DmspError(f"{say_plane(plane)}: {error}") from error
+    except Exception as error:
+        if plane:
+            error.add_note(f"In {say_plane(plane)}.")
+        raise
+
+
+@contextmanager
+def interruptible(token: Token | None) -> Iterator[None]:
+    """Look for the user's cancel before everything that this thread asks of torch."""
+    if token is None:
+        yield
+        return
+    from ..core.device import Watch
+
+    token.check()
+    # Hooks of the prior would not do: the data step of a large image, which evaluates none, takes
+    # seconds too.
+    with Watch(token.check):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySink:
+    """An array in memory that is written."""
+
+    array: Pixels
+
+    def write(self, window: Window, block: Pixels) -> None:
+        """Write a window."""
+        self.array[window] = block
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A restored array.
+
+    Attributes
+    ----------
+    image : ndarray
+        Of the shape and the type that the plan says.
+    planes : dict
+        By the steps of the walked axes, in their order: a `Restoration` without its image; None for
+        constant planes, which stay as they are.
+    stopped : bool
+        Whether the user ended it early; what was not restored is then missing in ``planes``.
+    """
+
+    image: Pixels
+    planes: dict[Plane, Restoration | None]
+    stopped: bool = False
+
+
+def restore_array(
+    plan: Plan,
+    callback: Callable[[State], bool | None] | None = None,
+    watch: Callable[[Event], None] | None = None,
+    token: Token | None = None,
+) -> Restored:
+    """Restore an array in memory.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose planes are not cut.
+    callback : callable, optional
+        Called with every state; returns True to stop and keep the estimate.
+    watch : callable, optional
+        Called with every event.
+    token : Token, optional
+        To stop and to cancel.
+
+    Raises
+    ------
+    DmspError
+        For a plane that cannot be restored, before any work.
+    """
+    check_planes(plan)
+    token = token or Token()
+    image = np.zeros(plan.shape, plan.dtype)
+    planes: dict[Plane, Restoration | None] = {}
+    for event in run(plan, sink=ArraySink(image), token=token):
+        if isinstance(event, Step) and callback is not None and callback(event.state):
+            token.stop = True
+        elif isinstance(event, Done):
+            # Those of all planes would take more memory than the stack.
+            bare = replace(event.restoration, image=np.empty(0, np.float32))
+            planes[event.part.plane] = bare
+        elif isinstance(event, Kept):
+            planes[event.part.plane] = None
+        elif isinstance(event, LeftOut):
+            raise DmspError(str(event))
+        if watch is not None:
+            watch(event)
+    return Restored(image, planes, token.stop)
+
+
+def check_planes(plan: Plan) -> None:
+    """Make sure that every plane can be restored, or is constant; a lone one says so itself."""
+    from ..core.inputs import check_image, check_mask
+
+    rows, columns = (slice(0, n) for n in plan.axes.size)
+    for plane in [] if plan.is_lone else plan.axes.planes:
+        with plane_named(plane):
+            pixels, mask = plan.read(plane, rows, columns)
+            axis = None if pixels.ndim == 2 else -1
+            check_image(pixels, axis, check_mask(mask, pixels, axis), constant=True)
