@@ -145,6 +145,7 @@ class Task:
         dtype = self._output_dtype(picture)
         self._check_outputs(files, picture, dtype)
         results, pixels = self._restore_planes(picture, dtype, execute)
+        results = [r and replace(r, warnings=(*picture.warnings, *r.warnings)) for r in results]
         write_image(files.image, picture.with_pixels(pixels))
         if files.sidecar is not None:
             names = {"input": str(files.source), "output": str(files.image)}

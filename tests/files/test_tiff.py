@@ -306,6 +306,17 @@ def test_truncated_files(tmp_path, compression, shape):
     refused(path, r"truncated|cannot be read")
 
 
+def test_truncated_files_of_imagej(tmp_path):
+    pixels = numbers((5, 64, 64), "u2")
+    description = b"ImageJ=1.53t\nimages=5\nslices=5\n\0"
+    tifffile.imwrite(tmp_path / "in.tif", pixels[0], description=description, metadata=None)
+    whole = (tmp_path / "in.tif").read_bytes() + pixels[1:].tobytes()
+    (tmp_path / "in.tif").write_bytes(whole)
+    np.testing.assert_array_equal(read_both(tmp_path / "in.tif").pixels, pixels)
+    (tmp_path / "in.tif").write_bytes(whole[:-100])
+    refused(tmp_path / "in.tif", "truncated: pages are missing")
+
+
 def test_missing_strips_are_said(tmp_path):
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, numbers((64, 64)), compression="zlib", rowsperstrip=16, metadata=None)

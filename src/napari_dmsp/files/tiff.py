@@ -404,7 +404,10 @@ def _check_ends(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSe
     end = series.dataoffset or 0
     if end and series.keyframe.is_memmappable:
         end += prod(series.shape) * series.dtype.itemsize
-    if follows or end > path.stat().st_size:
+    planes = prod(series.shape) // prod(series.keyframe.shape)
+    # ImageJ may say how many planes follow the only directory.
+    told = (file.imagej_metadata or {}).get("images", 0)
+    if follows or end > path.stat().st_size or told > planes:
         raise DmspError(f"{path} is truncated: pages are missing; copy or save it again.")
 
 
