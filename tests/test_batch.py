@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from napari_dmsp.batch import Files, Task, _stack_kernels, find_images, is_batch, plan_batch
+from napari_dmsp.batch import Files, Task, _stack_psfs, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
-from napari_dmsp.core import Restoration, deblur, prepare_deblur, prepare_demosaic, prepare_superres
+from napari_dmsp.core import deblur, prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
@@ -368,10 +368,7 @@ def test_kernels_of_planes_are_a_stack(stack):
 
 
 def test_kernels_of_other_sizes_are_padded():
-    def restoration(psf):
-        return Restoration(np.empty(0, "f4"), np.full(psf, 1, "f4"), 1.0, 1, 0.0, {})
-
-    stack = _stack_kernels([restoration((3, 1)), None, restoration((3, 5))])
+    stack = _stack_psfs([np.ones((3, 1)), None, np.ones((3, 5)).tolist()])
     np.testing.assert_array_equal(stack[0], np.repeat([[0, 0, 1, 0, 0]], 3, 0))
     assert not stack[1].any()
     assert (stack[2] == 1).all()
@@ -383,7 +380,9 @@ def test_a_bad_plane_is_found_before_any_work(stack):
     tifffile.imwrite("in/s.tif", bad)
     task, executed = Task(prepare_deblur, {"psf": gaussian_psf(1), "prior": None}), []
     with pytest.raises(DmspError, match=r"plane 1, 1: the image has 1 NaN"):
-        task.restore(Files(Path("in/s.tif"), Path("out.tif")), lambda *job: executed.append(job))
+        task.restore(
+            Files(Path("in/s.tif"), Path("out.tif")), lambda *event: executed.append(event)
+        )
     assert not executed
     assert not Path("out.tif").exists()
 

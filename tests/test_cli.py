@@ -167,9 +167,11 @@ def test_tiles_of_an_image_and_of_a_stack(tmp_path):
     assert json.loads((tmp_path / "out.tif.json").read_text())["settings"]["tile"] == 192
     stack = tmp_path / "stack.tif"
     tifffile.imwrite(stack, np.stack([make_image((200, 230), np.uint16)] * 2))
-    result = run("deblur", stack, tmp_path / "out.zarr", *arguments[:-1], 100)
+    result = run("deblur", stack, tmp_path / "out.zarr", *arguments, "--chunks", 100)
     assert result.exit_code == 0, result.output
-    assert zarr.open(tmp_path / "out.zarr", mode="r")["0"].chunks[-2:] == (104, 120)
+    written = zarr.open(tmp_path / "out.zarr", mode="r")
+    assert written["0"].chunks[-2:] == (104, 120)
+    assert written.attrs["napari-dmsp"]["settings"]["tile"] == 192
 
 
 @pytest.mark.parametrize(

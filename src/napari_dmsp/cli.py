@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .windows import PART
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -160,6 +162,13 @@ Planes = Annotated[
         show_default="all",
     ),
 ]
+Chunks = Annotated[
+    int,
+    typer.Option(
+        help="About how many pixels of the result the parts have on a side into which the planes "
+        "of a stack are cut; those of OUT.zarr.",
+    ),
+]
 Surveys = Annotated[
     Survey | None,
     typer.Option(
@@ -172,9 +181,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 Tile = Annotated[
     int | None,
     typer.Option(
-        help="Greatest side in pixels of the parts that are computed at once, to save memory; of "
-        "the parts of planes where OUT is .zarr.",
-        show_default="2152, by memory on a GPU; 1024 for .zarr",
+        help="Greatest side in pixels of what the prior takes at once, to save memory.",
+        show_default="2152, by memory on a GPU",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -233,6 +241,7 @@ def deblur(
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
     planes: Planes = None,
+    chunks: Chunks = PART,
     survey: Surveys = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -267,6 +276,7 @@ def deblur(
             sidecar=sidecar,
             scheduler=scheduler,
             planes=planes,
+            chunks=chunks,
             survey=survey,
             overwrite=overwrite,
         )
@@ -294,6 +304,7 @@ def superres(
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
     planes: Planes = None,
+    chunks: Chunks = PART,
     survey: Surveys = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -324,6 +335,7 @@ def superres(
             sidecar=sidecar,
             scheduler=scheduler,
             planes=planes,
+            chunks=chunks,
             survey=survey,
             overwrite=overwrite,
         )
@@ -375,6 +387,7 @@ def demosaic(
     sidecar: Sidecar = None,
     scheduler: Scheduler = None,
     planes: Planes = None,
+    chunks: Chunks = PART,
     survey: Surveys = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -407,6 +420,7 @@ def demosaic(
             sidecar=sidecar,
             scheduler=scheduler,
             planes=planes,
+            chunks=chunks,
             survey=survey,
             overwrite=overwrite,
         )
@@ -525,9 +539,12 @@ def demo(
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Turn the errors that users can mend into one line and exit code 2."""
+    """Turn the errors that users can mend, and Ctrl-C, into one line and exit codes 2 and 130."""
     try:
         yield
+    except KeyboardInterrupt as stop:
+        typer.echo(str(stop) or "Stopped: nothing was kept.", err=True)
+        raise typer.Exit(130) from None
     except Exception as error:
         from .errors import DmspError
 
@@ -552,6 +569,7 @@ def _restore(
     sidecar: bool | None,
     scheduler: str | None,
     planes: str | None,
+    chunks: int,
     survey: Survey | None,
     overwrite: bool,
     mosaic: bool = False,
@@ -575,26 +593,28 @@ def _restore(
         options["tile"] = tile
     if psf is not None:
         options["psf"] = _make_psf(psf)
-    files = [path for path in (mask, psf and Path(psf)) if path and path.is_file()]
+    named = [path for path in (mask, psf and Path(psf)) if path and path.is_file()]
     task = batch.Task(
         prepare,
         options,
         mask=None if mask is None else io.read_mask(mask),
         mosaic=mosaic,
         floats=dtype is OutputDtype.float32,
+        survey="plane" if survey is None else survey.value,
         overwrite=overwrite,
-        named=tuple(files),
+        named=tuple(named),
         record=_record(psf=psf, mask=mask, prior=prior, dtype=dtype),
     )
     if batch.is_stack(sources, target):
-        if sidecar or save_psf:
-            raise DmspError("--sidecar and --save-psf are not for an OUT like out.zarr.")
-        batch.restore_stack(task, sources, target, scheduler, planes, survey or Survey.plane)
-        typer.echo(target)
+        if len(sources) > 1:
+            raise DmspError(f"{target} is for one stack, not for {len(sources)} inputs.")
+        files = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
+        batch.restore_stack(task, files, scheduler, planes, chunks)
+        typer.echo("\n".join(map(str, files.outputs)))
         return
-    if scheduler or planes or survey:
+    if scheduler or planes or chunks != PART:
         raise DmspError(
-            "--scheduler, --planes and --survey are for stacks that are written to an OUT like "
+            "--scheduler, --planes and --chunks are for stacks that are written to an OUT like "
             "out.zarr."
         )
     if batch.is_batch(sources, target):
@@ -603,7 +623,7 @@ def _restore(
             raise typer.Exit(1)
         return
     single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
-    results = task.restore(single, batch.run_with_bar)
+    results = task.restore(single, batch.Bar().show)
     typer.echo("\n".join([batch.summarize(results), *map(str, single.outputs)]))
 
 

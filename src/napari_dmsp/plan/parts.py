@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DmspError
 from ..windows import Grid, Window, ratio
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ..core import Job
 
 SURVEYS = ("plane", "stack")
+# Sides of the image on which options are tried: enough to look for a PSF in it, and few enough to
+# take no time.
+PROBE_SIDE, LARGEST_PROBE = 64, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,24 @@ class Task:
         axis = None if pixels.ndim == 2 else -1
         job: Job = prepare(pixels, channel_axis=axis, mask=mask, **(self.options | known))
         return job
+
+    def check(self, colour: bool, device: str | None = None) -> None:
+        """Try the options on an image that suits all good ones, to find a bad one at once.
+
+        Parameters
+        ----------
+        colour : bool
+            Whether images may be in colour, which priors of either kind fit.
+        device : str, optional
+            Where to try them; that of the options by default.
+        """
+        psf, psf_size = self.options.get("psf"), self.options.get("psf_size")
+        side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
+        if side > LARGEST_PROBE:
+            return
+        ramp = _make_ramp(side, self.options.get("background"), self.options.get("white"))
+        task = self if device is None else self.replace(device=device)
+        task.job(np.stack([ramp] * 3, axis=-1) if colour else ramp)
 
     def record(self) -> dict[str, Any]:
         """Return all that a result depends on, as JSON knows it; devices differ a little only."""
@@ -256,7 +278,7 @@ class Plan:
     @property
     def needs_surveys(self) -> bool:
         """Whether parts must share what none of them shows alone."""
-        return self.grid.is_cut or self.survey == "stack"
+        return self.grid.is_cut or (self.survey == "stack" and len(self.axes.planes) > 1)
 
     def readers(self, window: Window) -> Readers:
         """Return what reads the pixels of a window, and its mask."""
@@ -334,6 +356,17 @@ def fingerprint(plan: Plan, source: str) -> str:
     form = {"shape": plan.shape, "dtype": str(plan.dtype), "survey": plan.survey, "grid": grid}
     known = plan.task.record() | {"source": source, "form": form}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _make_ramp(side: int, low: float | None, high: float | None) -> NDArray[np.float64]:
+    """Make an image from black to white where those are sensible; else let others complain."""
+    if low is None:
+        low = 0.0 if high is None else high - 1
+    if high is None:
+        high = low + 1
+    if not -np.inf < low < high < np.inf:
+        low, high = 0.0, 1.0
+    return np.linspace(low, high, side * side).reshape(side, side)
 
 
 def _as_source(data: Any) -> Source:

@@ -176,7 +176,7 @@ class _Shared:
 
     def of(self, plane: Plane) -> Survey:
         """Return what the parts of a plane share."""
-        from .survey import Survey, channels, choose_prior, groups, make_survey, survey_of
+        from .survey import Survey, channels, choose_prior, groups, survey_of
 
         plan, channel, key = self.plan, self.plan.axes.channel(plane), survey_of(self.plan, plane)
         kinds = channels(plan)
@@ -186,8 +186,7 @@ class _Shared:
         if key is None:
             return Survey(prior)
         if key not in self.surveys:
-            with plane_named(plane):
-                self.surveys[key] = make_survey(plan, groups(plan)[key], prior)
+            self.surveys[key] = make_named_survey(plan, groups(plan)[key], prior)
         return self.surveys[key]
 
 
@@ -318,7 +317,7 @@ def run_on(
     for kind, prior in _submitted(executor, calls, token):
         priors[kind] = prior
     calls = (
-        (key, _survey, plan, members, priors.get(plan.axes.channel(key)))
+        (key, make_named_survey, plan, members, priors.get(plan.axes.channel(key)))
         for key, members in groups(plan).items()
         if key in keys
     )
@@ -337,7 +336,8 @@ def run_on(
         yield event
 
 
-def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
+def make_named_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
+    """Make the survey of planes, and say of which where that fails."""
     from .survey import make_survey
 
     with plane_named(planes[0] if len(plan.axes.planes) > 1 else ()):
@@ -366,8 +366,9 @@ def _submitted(
         while not token.stop:
             token.check()
             for key, *call in calls:
-                pending[executor.submit(*call)] = key
-                if len(pending) >= AHEAD:
+                future = executor.submit(*call)
+                pending[future] = key
+                if len(pending) >= AHEAD or future.done():
                     break
             if not pending:
                 return
@@ -492,6 +493,9 @@ def restore_array(
             raise DmspError(str(event))
         if watch is not None:
             watch(event)
+    for part in plan.parts:
+        if part.plane not in planes and plan.dtype.kind == "f":
+            image[part.target] = np.nan
     return Restored(image, planes, token.stop)
 
 
