@@ -9,13 +9,15 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from napari_dmsp import deblur
 from napari_dmsp.batch import Files, Task, _stack_psfs, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
-from napari_dmsp.core import deblur, prepare_deblur, prepare_demosaic, prepare_superres
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
-from napari_dmsp.io import fit_dtype
+from napari_dmsp.files import fit_dtype
+from napari_dmsp.plan import try_settings
+from napari_dmsp.settings import Deblur, Demosaic, Superres
 
 DEBLUR = ("deblur", "--psf", "gaussian:1", "--iterations", 1)
 
@@ -102,7 +104,8 @@ def test_what_is_a_batch(sources, target, expected):
 
 
 def plan(sources, target="out", sidecar=False, psf=None, **options):
-    return plan_batch(Task(prepare_deblur, {}, **options), sources, target, sidecar, psf)
+    kind = Demosaic if options.pop("mosaic", False) else Deblur
+    return plan_batch(Task(kind(), **options), sources, target, sidecar, psf)
 
 
 @pytest.mark.parametrize(
@@ -149,20 +152,20 @@ def test_clashes_are_found_before_any_work(sources, target, options, message):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "options"),
+    "settings",
     [
-        (prepare_deblur, {"psf": gaussian_psf(20)}),
-        (prepare_deblur, {"psf_size": 101, "background": 1e4}),
-        (prepare_deblur, {"psf_size": 1001}),
-        (prepare_deblur, {"prior": "gray", "noise_sigma": 1e3}),
-        (prepare_superres, {"scale": 8.0, "prior": "rgb"}),
-        (prepare_superres, {"scale": 3.0, "psf": gaussian_psf(9)}),
-        (prepare_demosaic, {"pattern": "X-Trans", "white": 5.0, "linear": True}),
-        (prepare_demosaic, {"background": 64.0, "white": 1023.0}),
+        Deblur(psf=gaussian_psf(20)),
+        Deblur(psf_size=101, background=1e4),
+        Deblur(psf_size=1001),
+        Deblur(prior="gray", noise=1e3),
+        Superres(scale=8.0, prior="rgb"),
+        Superres(scale=3.0, psf=gaussian_psf(9)),
+        Demosaic(pattern="X-Trans", white=5.0, linear=True),
+        Demosaic(background=64.0, white=1023.0),
     ],
 )
-def test_good_options_pass(prepare, options):
-    Task(prepare, {"prior": None} | options, mosaic=prepare is prepare_demosaic).check()
+def test_good_options_pass(settings):
+    try_settings(settings, colour=True)
 
 
 @pytest.mark.parametrize(
@@ -170,19 +173,19 @@ def test_good_options_pass(prepare, options):
     [
         ("deblur", ("--psf", "gaussian:x"), "write it like gaussian:1.5"),
         ("deblur", ("--psf", "missing.tif"), "not a file"),
-        ("deblur", ("--psf-size", 4), "psf_size=4"),
-        ("deblur", ("--prior", "missing"), "prior='missing'"),
-        ("deblur", ("--device", "abacus"), "device='abacus'"),
-        ("deblur", ("--noise", "-1"), "noise_sigma=-1"),
-        ("deblur", ("--iterations", "0"), "iterations=0"),
-        ("deblur", ("--background", "nan"), "background=nan"),
+        ("deblur", ("--psf-size", 4), "--psf-size 4"),
+        ("deblur", ("--prior", "missing"), "--prior missing"),
+        ("deblur", ("--device", "abacus"), "--device abacus"),
+        ("deblur", ("--noise", "-1"), "--noise -1"),
+        ("deblur", ("--iterations", "0"), "--iterations 0"),
+        ("deblur", ("--background", "nan"), "--background nan"),
         ("deblur", ("--mask", "missing.png"), "not a file"),
-        ("superres", ("--scale", 9), "scale=9"),
+        ("superres", ("--scale", 9), "--scale 9"),
         ("superres", ("--scale", 1.5, "--psf", "gaussian:1"), "whole number"),
-        ("demosaic", ("--pattern", "plaid"), "pattern='plaid'"),
-        ("demosaic", ("--prior", "gray"), "prior='gray'"),
-        ("demosaic", ("--black", 5, "--white", 5), "white=5"),
-        ("demosaic", ("--black", 5, "--white", "nan"), "white=nan"),
+        ("demosaic", ("--pattern", "plaid"), "--pattern plaid"),
+        ("demosaic", ("--prior", "gray"), "--prior gray"),
+        ("demosaic", ("--background", 5, "--white", 5), "--white 5"),
+        ("demosaic", ("--background", 5, "--white", "nan"), "--white nan"),
     ],
 )
 def test_options_that_suit_no_image_fail_at_once(pair, command, options, message):
@@ -238,7 +241,8 @@ def test_sidecar_says_how_to_repeat_the_run(working_directory, pair):
     assert record["options"] == {
         "psf": "psf.npy",
         "mask": "mask.png",
-        "prior": None,
+        "seed": "7",
+        "iterations": "1",
         "dtype": "float32",
     }
     assert record["evaluations"] == 1
@@ -378,12 +382,10 @@ def test_a_bad_plane_is_found_before_any_work(stack):
     bad = stack.astype("f4")
     bad[1, 1, 3, 3] = np.nan
     tifffile.imwrite("in/s.tif", bad)
-    task, executed = Task(prepare_deblur, {"psf": gaussian_psf(1), "prior": None}), []
+    task, events = Task(Deblur(psf=gaussian_psf(1))), []
     with pytest.raises(DmspError, match=r"plane 1, 1: the image has 1 NaN"):
-        task.restore(
-            Files(Path("in/s.tif"), Path("out.tif")), lambda *event: executed.append(event)
-        )
-    assert not executed
+        task.restore(Files(Path("in/s.tif"), Path("out.tif")), lambda *event: events.append(event))
+    assert not events
     assert not Path("out.tif").exists()
 
 

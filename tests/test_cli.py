@@ -185,13 +185,13 @@ def test_tiles_of_an_image_and_of_a_stack(tmp_path):
         (("--psf", "gaussian"), "gaussian is not a file"),
         (("--psf", "missing.tif"), "missing.tif is not a file"),
         (("--psf", "gaussian:20"), "larger than the image"),
-        (("--noise", "-1"), "noise_sigma=-1"),
-        (("--noise", "nan"), "noise_sigma=nan"),
-        (("--iterations", "0"), "iterations=0"),
-        (("--prior", "missing"), "prior='missing'"),
-        (("--prior", "rgb"), "use prior='gray'"),
-        (("--device", "abacus"), "device='abacus'"),
-        (("--tile", "64"), "tile=64"),
+        (("--noise", "-1"), "--noise -1"),
+        (("--noise", "nan"), "--noise nan"),
+        (("--iterations", "0"), "--iterations 0"),
+        (("--prior", "missing"), "--prior missing"),
+        (("--prior", "rgb"), "use --prior gray"),
+        (("--device", "abacus"), "--device abacus"),
+        (("--tile", "64"), "--tile 64"),
         (("--background", "1e9"), "background"),
     ],
 )
@@ -240,7 +240,7 @@ def test_unknown_kernel_is_written(tmp_path, source, monkeypatch):
         return prepare_deblur(image, found if psf is None else psf, **options)
 
     # A real search takes hundreds of evaluations.
-    monkeypatch.setattr("napari_dmsp.core.prepare_deblur", search)
+    monkeypatch.setattr("napari_dmsp.core.tasks.prepare_deblur", search)
     first, second, third = (tmp_path / n for n in ("psf.npy", "again.tif", "drawn.tif"))
     target = tmp_path / "out.tif"
     arguments = ("deblur", source, target, "--iterations", 1, "--overwrite")
@@ -260,7 +260,7 @@ def test_unknown_kernel_is_written(tmp_path, source, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--psf-size", 4), "psf_size=4"),
+        (("--psf-size", 4), "--psf-size 4"),
         (("--psf-size", 5, "--psf", "gaussian:1"), "not both"),
         (("--save-psf", "psf.png"), "unknown kind"),
         (("--save-psf", "missing/psf.npy"), "does not exist"),
@@ -305,8 +305,8 @@ def test_superres(tmp_path, shape, dtype, options, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scale", 1), "scale=1"),
-        (("--scale", "nan"), "scale=nan"),
+        (("--scale", 1), "--scale 1"),
+        (("--scale", "nan"), "--scale nan"),
         (("--scale", 1.5, "--psf", "gaussian:1"), "whole number"),
         (("--scale", 2, "--psf", "gaussian:x"), "write it like gaussian:1.5"),
     ],
@@ -323,7 +323,7 @@ def test_demosaic(tmp_path, dtype):
     # That is the second row of RGGB first, here above a black level.
     mosaic += np.array(20, mosaic.dtype)
     source, target = write(tmp_path / "in.tif", mosaic), tmp_path / "out.tif"
-    levels = ("--black", 20, "--white", np.iinfo(mosaic.dtype).max)
+    levels = ("--background", 20, "--white", np.iinfo(mosaic.dtype).max)
     arguments = ("demosaic", source, target, "--pattern", "GBRG", *levels, "--iterations", 2)
     result = run(*arguments)
     assert result.exit_code == 0, result.output
@@ -342,7 +342,7 @@ def test_demosaic_needs_one_channel_and_a_fitting_output(tmp_path):
     assert "only be written in grey" in fails("demosaic", deep, tmp_path / "out.png")
     grey = write(tmp_path / "grey.png", make_image((24, 28), np.uint8))
     assert "pattern" in fails("demosaic", grey, tmp_path / "out.png", "--pattern", "plaid")
-    levels = ("--black", 200, "--white", 100)
+    levels = ("--background", 200, "--white", 100)
     fails("demosaic", grey, tmp_path / "out.png", *levels)
     assert not (tmp_path / "out.png").exists()
 
@@ -378,7 +378,7 @@ def test_other_errors_are_not_hidden(tmp_path, source, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("napari_dmsp.core.prepare_deblur", fail)
+    monkeypatch.setattr("napari_dmsp.core.tasks.prepare_deblur", fail)
     result = run("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
     assert isinstance(result.exception, ZeroDivisionError)
 

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from napari_dmsp.scale.stacks import as_stack
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
@@ -20,7 +21,6 @@ from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.plan.survey import groups, make_survey
 from napari_dmsp.scale import Axis, Survey
-from napari_dmsp.scale.stacks import as_stack
 from napari_dmsp.windows import Lines
 
 PSF = gaussian_psf(1)

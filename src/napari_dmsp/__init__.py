@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .core.job import Restoration
     from .core.prior import load_prior
-    from .core.restore import deblur, demosaic, superres
     from .errors import DmspError
     from .priors import available_priors
+    from .restore import Restore
+    from .settings import Photons
 
-# Where each name is defined: torch takes seconds to import, and only some need it (PEP 562).
+    deblur: Restore
+    demosaic: Restore
+    superres: Restore
+
+# Where all names but the tasks are defined: torch takes seconds to import, so that they are
+# imported when they are asked for (PEP 562).
 _HOME = {
     "DmspError": ".errors",
+    "Photons": ".settings",
     "Restoration": ".core.job",
     "available_priors": ".priors",
-    "deblur": ".core.restore",
-    "demosaic": ".core.restore",
     "load_prior": ".core.prior",
-    "superres": ".core.restore",
 }
 
 __all__ = [
     "DmspError",
+    "Photons",
     "Restoration",
     "available_priors",
     "deblur",
@@ -39,6 +44,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name in _HOME:
             return getattr(import_module(_HOME[name], __name__), name)
+        if name in import_module(".settings", __name__).TASKS:
+            return getattr(import_module(".restore", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import io, plan
 from .core import (
     Job,
     Restoration,
@@ -26,7 +25,22 @@ from .core import (
 )
 from .core.job import describe_planes
 from .errors import DmspError
-from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore_array
+from .files import (
+    NUMPY,
+    SUFFIXES,
+    Picture,
+    check_folder,
+    check_output,
+    check_psf_output,
+    check_writable,
+    fitting_suffix,
+    read_planes,
+    write_image,
+    write_json,
+    write_psf,
+)
+from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore_array, try_settings
+from .settings import Settings
 from .windows import PART
 
 ZARR = ".zarr"
@@ -73,14 +87,8 @@ class Task:
 
     Attributes
     ----------
-    prepare : callable
-        Makes the job of an image, such as `prepare_deblur`.
-    options : dict
-        Arguments of ``prepare``, "prior" among them, but the channel axis.
-    mask : ndarray or None
-        (H, W), True where a pixel is missing.
-    mosaic : bool
-        Whether an image is a plane that becomes a colour image.
+    settings : Settings
+        The task and its options; a mask (H, W) is for all planes.
     floats : bool
         Whether results are float32 rather than of the input's type.
     survey : {"plane", "stack"}
@@ -93,10 +101,7 @@ class Task:
         What `Restoration.to_dict` does not know, for the sidecar.
     """
 
-    prepare: Callable[..., Job]
-    options: dict[str, Any]
-    mask: NDArray[np.bool_] | None = None
-    mosaic: bool = False
+    settings: Settings
     floats: bool = False
     survey: str = "plane"
     overwrite: bool = False
@@ -125,9 +130,7 @@ class Task:
         KeyboardInterrupt
             Where the user stopped it, saying what was written.
         """
-        picture = io.read_planes(files.source)
-        if self.mosaic and picture.channel_axis is not None:
-            raise DmspError(f"{files.source} is in colour already; a mosaic has one channel.")
+        picture = read_planes(files.source)
         work = self._plan(picture)
         self._check_outputs(files, picture, work.dtype)
         token = Token()
@@ -136,60 +139,50 @@ class Task:
         results = [restored.planes.get(plane) for plane in work.axes.planes]
         if restored.stopped and not restored.planes:
             raise KeyboardInterrupt("Stopped before anything was restored: nothing was written.")
-        io.write_image(files.image, picture.with_pixels(restored.image))
+        write_image(files.image, picture.with_pixels(restored.image))
         if files.sidecar is not None:
             about = describe_planes([None if r is None else r.to_dict() for r in results])
             stopped = {"stopped": True} if restored.stopped else {}
-            io.write_json(files.sidecar, self.about(files) | about | stopped)
+            write_json(files.sidecar, self.about(files) | about | stopped)
         done = [result for result in results if result is not None]
         if files.psf is not None and done and done[0].psf is not None:
             one = not work.axes.walked or not work.task.blind
             psfs = [None if result is None else result.psf for result in results]
-            io.write_psf(files.psf, _stack_psfs(done[0].psf if one else psfs))
+            write_psf(files.psf, _stack_psfs(done[0].psf if one else psfs))
         if restored.stopped:
             raise KeyboardInterrupt(_say_stopped(files.image, work, restored))
         return done
 
-    def _plan(self, picture: io.Picture) -> Plan:
+    def _plan(self, picture: Picture) -> Plan:
         """Plan the restoration of all planes."""
         pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
         return Plan.of(
-            self.work,
+            self.settings,
             pixels,
             Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim]),
-            mask=self.mask,
             survey=self.survey,
             dtype=np.float32 if self.floats else "input",
         )
-
-    def check(self) -> None:
-        """Try the options on an image that suits all good ones, to find a bad one at once."""
-        self.work.check(colour=not self.mosaic)
 
     def about(self, files: Files) -> dict[str, Any]:
         """Return what a record says beside the restoration."""
         return {"input": str(files.source), "output": str(files.image)} | self.record
 
-    @property
-    def work(self) -> plan.Task:
-        """The task as plans have it."""
-        return plan.Task(self.prepare.__name__.removeprefix("prepare_"), self.options)
-
-    def _check_outputs(self, files: Files, picture: io.Picture, dtype: np.dtype[Any]) -> None:
+    def _check_outputs(self, files: Files, picture: Picture, dtype: np.dtype[Any]) -> None:
         form = picture
-        if self.mosaic:
+        if self.settings.makes_colour:
             colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
             form = replace(picture, pixels=colours)
-        io.check_output(files.image, form, dtype, [files.source, *self.named], self.overwrite)
+        check_output(files.image, form, dtype, [files.source, *self.named], self.overwrite)
         self.check_extra(files)
 
     def check_extra(self, files: Files) -> None:
         """Make sure that what goes beside the image can be written."""
         named = [files.source, *self.named]
         if files.psf is not None:
-            io.check_psf_output(files.psf, [*named, files.image], self.overwrite)
+            check_psf_output(files.psf, [*named, files.image], self.overwrite)
         if files.sidecar is not None:
-            io.check_writable(files.sidecar, self.overwrite, named)
+            check_writable(files.sidecar, self.overwrite, named)
 
 
 def is_batch(sources: Sequence[str], target: str) -> bool:
@@ -240,7 +233,7 @@ def plan_batch(
     kernels = None if psf is None else _as_folder(str(psf))
     batch = []
     for source in find_images(sources):
-        suffix = io.fitting_suffix(source, task.floats, task.mosaic)
+        suffix = fitting_suffix(source, task.floats, task.settings.makes_colour)
         kernel = None if kernels is None else kernels / f"{source.stem}.tif"
         batch.append(Files.of(source, folder / f"{source.stem}{suffix}", sidecar, kernel))
     _check_distinct(batch, task.named)
@@ -271,7 +264,7 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     """
     from tqdm import tqdm
 
-    task.check()
+    try_settings(task.settings, colour=True)
     _make_folders(batch)
     failures: list[str] = []
     # Only mininterval limits how often the evaluations are shown.
@@ -339,9 +332,8 @@ def restore_stack(
     stack = scale.open_stack(files.source)
     if planes is not None:
         stack = stack.select(_parse_planes(planes))
-    options = task.options | {"mask": task.mask, "survey": task.survey, "chunks": chunks}
-    make = getattr(scale, task.work.name)
-    result = make(stack, dtype=np.float32 if task.floats else "input", **options)
+    dtype = None if task.floats else "input"
+    result = scale.restore(task.settings, stack, survey=task.survey, chunks=chunks, dtype=dtype)
     with scale.connect(scheduler) as client, tqdm(unit="part", smoothing=0, delay=0.1) as bar:
 
         def show(done: int, total: int) -> None:
@@ -358,10 +350,11 @@ def restore_stack(
             about=task.about(files),
         )
     if files.sidecar is not None:
-        io.write_json(files.sidecar, record)
-    found = task.options.get("psf") if record.get("psf") is None else record["psf"]
+        write_json(files.sidecar, record)
+    given = getattr(task.settings, "psf", None)
+    found = given if record.get("psf") is None else record["psf"]
     if files.psf is not None and found is not None:
-        io.write_psf(files.psf, _stack_psfs(found))
+        write_psf(files.psf, _stack_psfs(found))
 
 
 class Bar:
@@ -494,10 +487,10 @@ def _find(source: str) -> list[Path]:
     found = sorted(
         p
         for p in candidates
-        if p.suffix.lower() in io.SUFFIXES and not p.name.startswith(".") and p.is_file()
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
     )
     if not found:
-        kinds = ", ".join(sorted(io.SUFFIXES))
+        kinds = ", ".join(sorted(SUFFIXES))
         raise DmspError(f"there is no image ({kinds}) in {source}; check the name.")
     return found
 
@@ -527,7 +520,7 @@ def _parse_planes(text: str) -> list[int | slice]:
 
 def _as_folder(name: str) -> Path:
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in io.SUFFIXES | io.NUMPY and not _is_folder(name)):
+    if path.is_file() or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
 
@@ -538,7 +531,7 @@ def _make_folders(batch: Sequence[Files]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DmspError(f"folder {folder} cannot be made: {error}") from error
-        io.check_folder(folder)
+        check_folder(folder)
 
 
 def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:

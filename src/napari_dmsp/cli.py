@@ -5,8 +5,10 @@ What takes long to import is imported in the commands, so that ``--help`` comes 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .errors import DmspError
+from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse
 from .windows import PART
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from .core import Job
 
 app = typer.Typer(
     help="Restore images with deep mean-shift priors.",
@@ -28,13 +30,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Method(StrEnum):
-    """Solvers."""
-
-    annealed = "annealed"
-    sgd = "sgd"
 
 
 class OutputDtype(StrEnum):
@@ -73,120 +68,49 @@ class Precision(StrEnum):
     float32 = "float32"
 
 
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="IN",
-        help="Grey or colour images, .tif, .png or .jpg, and .tif stacks, plane by plane: files, "
-        "folders, or patterns like 'in/**/*.tif'. One stack, .zarr or .tif, where OUT is .zarr.",
-        show_default=False,
-    ),
-]
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="OUT",
-        help="Where to write: a file; for several images a folder, which is made if missing. A "
-        "name that ends with / is a folder's, one that ends with .zarr is a stack's.",
-        show_default=False,
-    ),
-]
-Psf = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PSF",
-        help="Point spread function in pixels of the result: an image or .npy file; gaussian:S of "
-        "S pixels standard deviation; motion:L,A over L pixels at A degrees, counter-clockwise "
-        "from the x axis.",
-        show_default=False,
-    ),
-]
-Mask = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Image whose non-zero pixels are missing in IN: .tif, .png, .npy.",
-        show_default=False,
-    ),
-]
-Noise = Annotated[
-    float | None,
-    typer.Option(
-        help="Standard deviation of the noise in the image's units.", show_default="estimated"
-    ),
-]
-Solver = Annotated[Method, typer.Option(help="The fast solver, or the paper's own descent.")]
-Iterations = Annotated[
-    int | None,
-    typer.Option(
-        help="Evaluations of the denoiser.",
-        show_default="24, 36 for fluorescence, 30 for superres; 300 for sgd",
-    ),
-]
-PriorName = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE",
-        help="A bundled prior, or one from `train`.",
-        show_default="rgb or gray, like the result",
-    ),
-]
-Background = Annotated[
-    float | None,
-    typer.Option(help="Intensity of black.", show_default="0 for 8 bits, else the 0.1 percentile"),
-]
-PixelType = Annotated[
-    OutputDtype, typer.Option(help="Pixel type of the output; float32 needs .tif.")
-]
-Sidecar = Annotated[
-    bool | None,
-    typer.Option(
-        "--sidecar/--no-sidecar",
-        help="Whether to write how each result OUT came about, to OUT.json.",
-        show_default="where OUT is a folder",
-    ),
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Restore a stack on the workers of a dask scheduler, such as tcp://host:8786.",
-        show_default=False,
-    ),
-]
-Planes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="INDICES",
-        help="Part of a stack: an index or begin:end:step for each first axis, like 0,10:20.",
-        show_default="all",
-    ),
-]
-Chunks = Annotated[
-    int,
-    typer.Option(
-        help="About how many pixels of the result the parts have on a side into which the planes "
-        "of a stack are cut; those of OUT.zarr.",
-    ),
-]
-Surveys = Annotated[
-    Survey | None,
-    typer.Option(
-        help="Whether each plane of a stack has its own noise level, range and unknown kernel, or "
-        "all share those of some planes.",
-        show_default="plane",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
-Tile = Annotated[
-    int | None,
-    typer.Option(
-        help="Greatest side in pixels of what the prior takes at once, to save memory.",
-        show_default="2152, by memory on a GPU",
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
+SOURCES = typer.Argument(
+    metavar="IN",
+    help="Grey or colour images, .tif, .png or .jpg, and .tif stacks, plane by plane: files, "
+    "folders, or patterns like 'in/**/*.tif'. One stack, .zarr or .tif, where OUT is .zarr.",
+    show_default=False,
+)
+TARGET = typer.Argument(
+    metavar="OUT",
+    help="Where to write: a file; for several images a folder, which is made if missing. A "
+    "name that ends with / is a folder's, one that ends with .zarr is a stack's.",
+    show_default=False,
+)
+SAVE_PSF = typer.Option(
+    metavar="FILE",
+    help="Where to write the point spread function: .tif, .npy; a folder where OUT is one.",
+    show_default=False,
+)
+DTYPE = typer.Option(help="Pixel type of the output; float32 needs .tif.")
+SIDECAR = typer.Option(
+    "--sidecar/--no-sidecar",
+    help="Whether to write how each result OUT came about, to OUT.json.",
+    show_default="where OUT is a folder",
+)
+SCHEDULER = typer.Option(
+    metavar="ADDRESS",
+    help="Restore a stack on the workers of a dask scheduler, such as tcp://host:8786.",
+    show_default=False,
+)
+PLANES = typer.Option(
+    metavar="INDICES",
+    help="Part of a stack: an index or begin:end:step for each first axis, like 0,10:20.",
+    show_default="all",
+)
+CHUNKS = typer.Option(
+    help="About how many pixels of the result the parts have on a side into which planes are cut; "
+    "those of OUT.zarr.",
+)
+SURVEY = typer.Option(
+    help="Whether each plane of a stack has its own noise level, range and unknown point spread "
+    "function, or all share those of some planes.",
+    show_default="plane",
+)
+OVERWRITE = typer.Option("--overwrite", help="Replace existing outputs.")
 
 
 def _show_version(wanted: bool) -> None:
@@ -207,223 +131,54 @@ def main(
     """Restore images with deep mean-shift priors (Bigdeli et al., NIPS 2017)."""
 
 
-@app.command()
-def deblur(
-    sources: Sources,
-    target: Target,
-    psf: Psf = None,
-    psf_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Greatest side of an unknown kernel in pixels, odd.",
-            show_default="31, or a quarter of a smaller image",
-        ),
-    ] = None,
-    save_psf: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where to write the kernel: .tif, .npy; a folder where OUT is one.",
-            show_default=False,
-        ),
-    ] = None,
-    mask: Mask = None,
-    noise: Noise = None,
-    method: Solver = Method.annealed,
-    iterations: Iterations = None,
-    prior: PriorName = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    tile: Tile = None,
-    background: Background = None,
-    dtype: PixelType = OutputDtype.input,
-    sidecar: Sidecar = None,
-    scheduler: Scheduler = None,
-    planes: Planes = None,
-    chunks: Chunks = PART,
-    survey: Surveys = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Deblur an image; the point spread function and the noise level may be unknown.
+def _command(kind: type[Settings]) -> Callable[..., None]:
+    """Make the command of a task, with the options of its settings."""
+    parameters = [_parameter("sources", list[str], SOURCES), _parameter("target", str, TARGET)]
+    for each, about in options(kind):
+        if not about.flag:
+            continue
+        shown = about.auto or (False if each.default in (None, MISSING) else str(each.default))
+        help = about.help[:1].upper() + about.help[1:]
+        form: Any = bool if "/" in about.flag else str
+        metavar = None if form is bool else about.metavar or each.name.upper()
+        typed = typer.Option(about.flag, metavar=metavar, help=help, show_default=shown)
+        # None is what was not given: the settings have the default.
+        required = each.default is MISSING
+        default = inspect.Parameter.empty if required else None
+        parameters.append(_parameter(each.name, form if required else form | None, typed, default))
+    if kind.finds_psf:
+        parameters.append(_parameter("save_psf", Path | None, SAVE_PSF, None))
+    parameters += [
+        _parameter("dtype", OutputDtype, DTYPE, OutputDtype.input),
+        _parameter("sidecar", bool | None, SIDECAR, None),
+        _parameter("scheduler", str | None, SCHEDULER, None),
+        _parameter("planes", str | None, PLANES, None),
+        _parameter("chunks", int, CHUNKS, PART),
+        _parameter("survey", Survey | None, SURVEY, None),
+        _parameter("overwrite", bool, OVERWRITE, False),
+    ]
 
-    Without --psf the kernel is found first, in an image of at least 64 x 64 pixels.
-    The result has the size and the intensity units of the image, and its pixel type if integer.
-    """
-    with _one_line_errors():
-        from .core import prepare_deblur
-        from .errors import DmspError
+    def command(**values: Any) -> None:
+        with _one_line_errors(kind):
+            _restore(kind, **values)
 
-        if psf is not None and psf_size is not None:
-            raise DmspError("--psf-size is for an unknown kernel; give it or --psf, not both.")
-        _restore(
-            prepare_deblur,
-            sources,
-            target,
-            psf=psf,
-            psf_size=psf_size,
-            save_psf=save_psf,
-            mask=mask,
-            noise_sigma=noise,
-            method=method,
-            iterations=iterations,
-            prior=prior,
-            seed=seed,
-            device=device,
-            tile=tile,
-            background=background,
-            dtype=dtype,
-            sidecar=sidecar,
-            scheduler=scheduler,
-            planes=planes,
-            chunks=chunks,
-            survey=survey,
-            overwrite=overwrite,
-        )
+    command.__name__ = kind.task
+    command.__doc__ = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
-@app.command()
-def superres(
-    sources: Sources,
-    target: Target,
-    scale: Annotated[
-        float,
-        typer.Option(metavar="S", help="Above 1 and up to 8, like 2 or 1.5.", show_default=False),
-    ],
-    psf: Psf = None,
-    mask: Mask = None,
-    noise: Noise = None,
-    method: Solver = Method.annealed,
-    iterations: Iterations = None,
-    prior: PriorName = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    tile: Tile = None,
-    background: Background = None,
-    dtype: PixelType = OutputDtype.input,
-    sidecar: Sidecar = None,
-    scheduler: Scheduler = None,
-    planes: Planes = None,
-    chunks: Chunks = PART,
-    survey: Surveys = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Raise the resolution of an image; the noise level may be unknown.
-
-    Without --psf the image is taken for a bicubic reduction of the result.
-    The result has the intensity units of the image, and its pixel type if integer.
-    """
-    with _one_line_errors():
-        from .core import prepare_superres
-
-        _restore(
-            prepare_superres,
-            sources,
-            target,
-            scale=scale,
-            psf=psf,
-            mask=mask,
-            noise_sigma=noise,
-            method=method,
-            iterations=iterations,
-            prior=prior,
-            seed=seed,
-            device=device,
-            tile=tile,
-            background=background,
-            dtype=dtype,
-            sidecar=sidecar,
-            scheduler=scheduler,
-            planes=planes,
-            chunks=chunks,
-            survey=survey,
-            overwrite=overwrite,
-        )
+def _parameter(
+    name: str, form: Any, typed: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
+    """Make a parameter that typer understands."""
+    any_order = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, any_order, default=default, annotation=Annotated[form, typed])
 
 
-@app.command()
-def demosaic(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IN",
-            help="Mosaics of one channel as a sensor records them, .tif, also stacks, or .png: "
-            "files, folders, or patterns like 'in/**/*.tif'.",
-            show_default=False,
-        ),
-    ],
-    target: Target,
-    pattern: Annotated[
-        str,
-        typer.Option(
-            help="Filters from the first pixel on: RGGB, BGGR, GRBG, GBRG; quad-RGGB and so on; "
-            "X-Trans."
-        ),
-    ] = "RGGB",
-    black: Background = None,
-    linear: Annotated[
-        bool | None,
-        typer.Option(
-            "--linear/--no-linear",
-            help="Whether values are proportional to light.",
-            show_default="linear above 8 bits",
-        ),
-    ] = None,
-    white: Annotated[
-        float | None,
-        typer.Option(
-            help="Intensity of white.", show_default="255 for 8 bits, else the 99.9 percentile"
-        ),
-    ] = None,
-    mask: Mask = None,
-    noise: Noise = None,
-    method: Solver = Method.annealed,
-    iterations: Iterations = None,
-    prior: PriorName = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    tile: Tile = None,
-    dtype: PixelType = OutputDtype.input,
-    sidecar: Sidecar = None,
-    scheduler: Scheduler = None,
-    planes: Planes = None,
-    chunks: Chunks = PART,
-    survey: Surveys = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Turn the mosaic of a colour sensor into a colour image; the noise level may be unknown.
-
-    The result has the size and the intensity units of the mosaic, black included, and its pixel
-    type if integer.
-    """
-    with _one_line_errors():
-        from .core import prepare_demosaic
-
-        _restore(
-            prepare_demosaic,
-            sources,
-            target,
-            mosaic=True,
-            pattern=pattern,
-            white=white,
-            linear=linear,
-            mask=mask,
-            noise_sigma=noise,
-            method=method,
-            iterations=iterations,
-            prior=prior,
-            seed=seed,
-            device=device,
-            tile=tile,
-            background=black,
-            dtype=dtype,
-            sidecar=sidecar,
-            scheduler=scheduler,
-            planes=planes,
-            chunks=chunks,
-            survey=survey,
-            overwrite=overwrite,
-        )
+for _kind in TASKS.values():
+    app.command()(_command(_kind))
 
 
 @app.command()
@@ -446,7 +201,7 @@ def train(
         Path | None,
         typer.Option(help="*.state.safetensors to continue, or weights to start from."),
     ] = None,
-    device: Device = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     validation: Annotated[
         Path | None,
         typer.Option(
@@ -480,7 +235,6 @@ def train(
     Writes the weights, a card (*.json) and a state (*.state.safetensors) for --resume.
     """
     with _one_line_errors():
-        from .errors import DmspError
         from .training.train import Recipe, state_path
         from .training.train import train as run_training
 
@@ -518,7 +272,7 @@ def demo(
         Path | None, typer.Option(help="PNG file to write.", show_default="napari-dmsp-demo.png")
     ] = None,
     viewer: Annotated[bool, typer.Option("--viewer", help="Show the layers in napari.")] = False,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise and the run.")] = 0,
     iterations: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Blur a photograph, restore it, and write both beside the truth."""
@@ -538,33 +292,24 @@ def demo(
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(kind: type[Settings] | None = None) -> Iterator[None]:
     """Turn the errors that users can mend, and Ctrl-C, into one line and exit codes 2 and 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
         typer.echo(str(stop) or "Stopped: nothing was kept.", err=True)
         raise typer.Exit(130) from None
-    except Exception as error:
-        from .errors import DmspError
-
-        if not isinstance(error, DmspError):
-            raise
-        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+    except DmspError as error:
+        text = " ".join(str(error).split())
+        typer.echo(f"Error: {text if kind is None else in_words(text, kind, 'shell')}", err=True)
         raise typer.Exit(2) from None
 
 
 def _restore(
-    prepare: Callable[..., Job],
+    kind: type[Settings],
+    *,
     sources: Sequence[str],
     target: str,
-    *,
-    psf: str | None = None,
-    save_psf: Path | None = None,
-    mask: Path | None,
-    prior: str | None,
-    method: Method,
-    tile: int | None,
     dtype: OutputDtype,
     sidecar: bool | None,
     scheduler: str | None,
@@ -572,38 +317,36 @@ def _restore(
     chunks: int,
     survey: Survey | None,
     overwrite: bool,
-    mosaic: bool = False,
-    **options: Any,
+    save_psf: Path | None = None,
+    **typed: Any,
 ) -> None:
     """Restore the images that ``sources`` mean, and report.
 
     Parameters
     ----------
-    prepare : callable
-        Makes the job of the image, ``mask``, ``prior``, ``method``, ``channel_axis``, ``options``
-        and, if it is given, ``psf``.
-    mosaic : bool
-        Whether an image is a plane that becomes a colour image.
+    kind : type
+        The task, whose options are ``typed`` as the user gave them, None where he did not.
     """
-    from . import batch, io
-    from .errors import DmspError
+    from . import batch
+    from .files import read_mask
 
-    options |= {"prior": prior, "method": method.value}
-    if tile is not None:
-        options["tile"] = tile
-    if psf is not None:
-        options["psf"] = _make_psf(psf)
-    named = [path for path in (mask, psf and Path(psf)) if path and path.is_file()]
+    given = {name: text for name, text in typed.items() if text is not None}
+    values: dict[str, Any] = {
+        name: text if isinstance(text, bool) else parse(kind, name, text)
+        for name, text in given.items()
+    }
+    named = [Path(given[name]) for name in ("mask", "psf") if name in given]
+    if values.get("mask") not in (None, AUTO_MASK):
+        values["mask"] = read_mask(Path(values["mask"]))
+    if "psf" in values:
+        values["psf"] = _make_psf(values["psf"])
     task = batch.Task(
-        prepare,
-        options,
-        mask=None if mask is None else io.read_mask(mask),
-        mosaic=mosaic,
+        kind.of(**values),
         floats=dtype is OutputDtype.float32,
         survey="plane" if survey is None else survey.value,
         overwrite=overwrite,
-        named=tuple(named),
-        record=_record(psf=psf, mask=mask, prior=prior, dtype=dtype),
+        named=tuple(path for path in named if path.is_file()),
+        record=_record({"dtype": dtype.value} | given),
     )
     if batch.is_stack(sources, target):
         if len(sources) > 1:
@@ -627,17 +370,15 @@ def _restore(
     typer.echo("\n".join([batch.summarize(results), *map(str, single.outputs)]))
 
 
-def _record(**options: object) -> dict[str, Any]:
-    """Note the options that a `Restoration` describes only, and where relative names begin."""
-    given = {name: None if value is None else str(value) for name, value in options.items()}
+def _record(given: dict[str, Any]) -> dict[str, Any]:
+    """Note what was typed, and where relative names begin."""
     return {"working_directory": str(Path.cwd()), "options": given}
 
 
 def _make_psf(text: str) -> NDArray[np.floating[Any]]:
     """Make the PSF that ``--psf`` asks for."""
     from .core.psf import gaussian_psf, motion_psf
-    from .errors import DmspError
-    from .io import read_psf
+    from .files import read_psf
 
     shape, _, numbers = text.partition(":")
     if shape not in ("gaussian", "motion") or not numbers:

@@ -18,7 +18,7 @@ from .core import Job, Restoration, prepare_deblur
 from .core.psf import motion_psf
 from .core.simulate import simulate_blur
 from .errors import DmspError
-from .io import check_writable, fit_dtype
+from .files import check_writable, fit_dtype
 
 DEFAULT_NAME = "napari-dmsp-demo.png"
 PHOTOGRAPH = "dog-lossless.png"

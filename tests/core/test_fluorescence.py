@@ -10,12 +10,13 @@ import torch
 from numpy.testing import assert_allclose
 from skimage.metrics import peak_signal_noise_ratio
 
-from napari_dmsp import deblur, io
+from napari_dmsp import deblur
 from napari_dmsp.core import restore
 from napari_dmsp.core.noise import shot_line
 from napari_dmsp.core.operators import Blur
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.files import read_image
 
 PHOTONS = 200
 
@@ -24,7 +25,7 @@ PHOTONS = 200
 def nuclei():
     """Return what a microscope sees without noise, and the truth, black at 0 and white at 1."""
     with resources.as_file(resources.files("napari_dmsp") / "samples/bbbc039_A09_s1.tif") as path:
-        image = io.read_image(path).pixels[:160, :160].astype(np.float64)
+        image = read_image(path).pixels[:160, :160].astype(np.float64)
     low, high = np.percentile(image, [0.1, 99.9])
     blurred, truth = simulate_blur((image - low) / (high - low), gaussian_psf(2.0), 0.0)
     return np.clip(blurred, 0, None), truth

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from napari_dmsp.core import deblur, load_prior
+from napari_dmsp import deblur
+from napari_dmsp.core import load_prior
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.priors import prior_files

@@ -47,7 +47,7 @@ def _blurred(name: str, file: str, length: float, angle: float) -> list[LayerDat
 
 
 def _read(file: str) -> NDArray[Any]:
-    from ..io import read_image
+    from ..files import read_image
 
     with resources.as_file(resources.files("napari_dmsp") / "samples" / file) as path:
         return read_image(path).pixels

@@ -53,7 +53,7 @@ class _Computed:
 def make_lazy(plan: Plan) -> da.Array:
     """Return the result of a plan as a lazy array; its source must be a `DaskSource`."""
     assert isinstance(plan.source, DaskSource)
-    name = f"dmsp-{plan.task.name}-{identity(plan)}"
+    name = f"dmsp-{plan.task.task}-{identity(plan)}"
     held = _held(name)
     tasks: dict[Any, Any] = {held: plan}
     kinds, priors = channels(plan), {}

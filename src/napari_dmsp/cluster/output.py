@@ -14,12 +14,14 @@ import zarr
 
 from ..core.job import describe_planes
 from ..errors import DmspError
-from ..io import check_folder
+from ..files import check_folder
+from ..files.stacks import Axis, Stack, ZarrFormat, open_stack
+from ..files.zarr import ome_metadata, ome_order
 from ..plan import Done, Kept, LeftOut, Pixels, Plan, Plane, Surveyed, run_on
 from ..plan.survey import Survey, groups
-from ..scale.stacks import Axis, Stack, ZarrFormat, ome_metadata, ome_order, open_stack, result_axes
 from ..windows import Window
 from .lazy import identity, plan_of
+from .stacks import result_axes
 from .workers import workers
 
 # Attribute that says how the pixels came about.

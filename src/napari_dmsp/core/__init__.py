@@ -12,26 +12,16 @@ if TYPE_CHECKING:
     from .inputs import Reference, read_input
     from .job import Job, Problem, Restoration, prepare, run
     from .prior import Prior, load_prior, mean_shift
-    from .restore import (
-        deblur,
-        demosaic,
-        prepare_deblur,
-        prepare_demosaic,
-        prepare_superres,
-        superres,
-    )
     from .solvers import State
+    from .tasks import prepare_deblur, prepare_demosaic, prepare_superres
 
 # Where each name is defined.
 _ROOMS = {
     "inputs": ("Reference", "read_input"),
     "job": ("Job", "Problem", "Restoration", "prepare", "run"),
     "prior": ("Prior", "load_prior", "mean_shift"),
-    "restore": (
-        *("deblur", "demosaic", "superres"),
-        *("prepare_deblur", "prepare_demosaic", "prepare_superres"),
-    ),
     "solvers": ("State",),
+    "tasks": ("prepare_deblur", "prepare_demosaic", "prepare_superres"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -42,8 +32,6 @@ __all__ = [
     "Reference",
     "Restoration",
     "State",
-    "deblur",
-    "demosaic",
     "load_prior",
     "mean_shift",
     "prepare",
@@ -52,7 +40,6 @@ __all__ = [
     "prepare_superres",
     "read_input",
     "run",
-    "superres",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -149,6 +149,8 @@ class Input:
         Greatest side of what the denoiser takes at once.
     fluorescence : bool
         Whether the image looks like fluorescence, see `is_fluorescence`.
+    warnings : list of str
+        Sentences for the user: what is doubtful, and what was done about it.
     """
 
     observed: Tensor
@@ -158,6 +160,7 @@ class Input:
     options: Options
     tile: int | None = None
     fluorescence: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> Tensor:

@@ -16,51 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..windows import memory_bytes
+from .data import Gaussian
 from .device import explain_failures, freed_memory
 from .inputs import Input, Reference
 from .noise import ShotLine, is_sharp, noise_bounds
 from .operators import Operator
-from .solvers import DAE_SIGMA, State, iterate_annealed, iterate_sgd
-from .tiling import bytes_per_pixel
-
-SGD_ITERATIONS = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Parameters of the solvers.
-
-    Attributes
-    ----------
-    iterations : int
-        Evaluations of the denoiser by `iterate_annealed`.
-    sigma_start, sigma_end, end_ratio, kappa : float
-        As for `iterate_annealed`.
-    momentum, denoise_last : float, bool
-        As for `iterate_annealed`.
-    sgd_noise : tuple of float, optional
-        First and last noise level that `iterate_sgd` assumes where none is given; by default it
-        follows eq. 21, which says nothing about operators that pass all detail.
-    """
-
-    iterations: int = 24
-    sigma_start: float = 49 / 255
-    sigma_end: float = 1 / 255
-    end_ratio: float = 0.7
-    kappa: float = 0.3
-    momentum: float = 0.0
-    denoise_last: bool = False
-    sgd_noise: tuple[float, float] | None = None
-
-
-BLURRED = Schedule()
-FLUORESCENCE = Schedule(iterations=36, kappa=0.2, momentum=0.7, denoise_last=True)
-# Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
-SHARP = Schedule(
-    iterations=30, sigma_end=5 / 255, end_ratio=1.0, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0)
+from .solvers import (
+    BLURRED,
+    DAE_SIGMA,
+    SGD_ITERATIONS,
+    SHARP,
+    Schedule,
+    State,
+    anneal,
+    descend,
 )
-# Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
-MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))
+from .tiling import bytes_per_pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +40,16 @@ class Problem:
 
     Attributes
     ----------
-    operator : Operator
-        The degradation.
-    samples : Tensor
-        The observation in the frame of the operator, zero where there is none.
-    noise_bounds : callable
-        Estimates the least and the greatest noise level on the scale of the prior; not called where
-        the level is given, or the solver has no use for it.
+    data : Gaussian
+        The observation, its degradation, and what is known of its noise.
     schedule : Schedule
         Parameters of the solvers.
+    noise_bounds : callable, optional
+        Estimates the least and the greatest noise level on the scale of ``data.y``. It is not
+        called where the level is known, or the solver has no use for it. By default see
+        `noise.noise_bounds`.
+    doubt : float
+        Least noise level of an estimate: errors of the degradation itself act like noise.
     psf : Tensor, optional
         The point spread function, if there is one.
     decode : callable, optional
@@ -90,73 +62,57 @@ class Problem:
         Of the colours of the samples, where they are encoded.
     """
 
-    operator: Operator
-    samples: Tensor
-    noise_bounds: Callable[[], tuple[float, float]]
+    data: Gaussian
     schedule: Schedule
+    noise_bounds: Callable[[], tuple[float, float]] | None = None
+    doubt: float = 0.0
     psf: Tensor | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
     shot: ShotLine | None = None
     gains: tuple[float, float, float] | None = None
 
+    @classmethod
+    def of(cls, given: Input, operator: Operator, schedule: Schedule | None = None) -> Problem:
+        """State the problem of an operator that makes an image like the user's."""
+        data = Gaussian(operator=operator, y=given.observed, weights=given.kept)
+        sharp = schedule is None and is_sharp(operator, data.y)
+        return cls(data, schedule or (SHARP if sharp else BLURRED))
+
     def reference(self, given: Input) -> Reference:
         """Return what parts of the image must share."""
         encoding = None if self.gains is None else (*self.gains, self.slope)
         return Reference(given.units, given.fluorescence, self.shot, encoding)
 
-    @classmethod
-    def of(
-        cls,
-        given: Input,
-        operator: Operator,
-        psf: Tensor | None = None,
-        schedule: Schedule | None = None,
-    ) -> Problem:
-        """State the problem of an operator that gives an image like the user's."""
-        schedule = schedule or (SHARP if is_sharp(operator) else BLURRED)
-        bounds = partial(noise_bounds, given.observed, operator)
-        return cls(operator, given.samples, bounds, schedule, psf)
-
     def states(self, given: Input, generator: torch.Generator) -> Iterator[State]:
         """Run the solver that the user chose."""
-        schedule, known = self.schedule, given.noise_sigma
-        known = None if known is None else known * self.slope
-        common: dict[str, Any] = {
-            "iterations": evaluations(given, schedule),
-            "generator": generator,
-        }
+        schedule = replace(self.schedule, iterations=evaluations(given, self.schedule))
+        data = self._data(given)
         if given.literal:
-            start, end = schedule.sgd_noise or (0.0, None)
-            found = iterate_sgd(
-                self.samples,
-                self.operator,
-                given.model,
-                noise_sigma=end if known is None else known,
-                noise_start=start,
-                dae_sigma=given.model.noise_sigma or DAE_SIGMA,
-                bounds=given.units.bounds,
-                **common,
+            level = given.model.noise_sigma or DAE_SIGMA
+            bounds = given.units.bounds
+            found = descend(
+                data, given.model, schedule, dae_sigma=level, bounds=bounds, generator=generator
             )
         else:
-            found = iterate_annealed(
-                self.samples,
-                self.operator,
-                given.model,
-                noise_sigma=known,
-                noise_bounds=self.noise_bounds() if known is None else (known, known),
-                sigma_start=schedule.sigma_start,
-                sigma_end=schedule.sigma_end,
-                end_ratio=schedule.end_ratio,
-                kappa=schedule.kappa,
-                momentum=schedule.momentum,
-                denoise_last=schedule.denoise_last,
-                **common,
-            )
+            found = anneal(data, given.model, schedule, generator=generator)
         for state in found:
             image = state.image if self.decode is None else self.decode(state.image)
             noise, residual = state.noise_sigma / self.slope, state.residual / self.slope
             yield replace(state, image=image, noise_sigma=noise, residual=residual, psf=self.psf)
+
+    def _data(self, given: Input) -> Gaussian:
+        """Return the data term with the noise level as far as it is known."""
+        known = given.noise_sigma
+        if known is not None:
+            known *= self.slope
+            return self.data.within(known, known)
+        if given.literal:
+            descent = self.schedule.sgd_noise
+            return self.data.within(*((0.0, math.inf) if descent is None else 2 * descent[1:]))
+        estimate = self.noise_bounds or partial(noise_bounds, self.data)
+        least, most = (max(level, self.doubt) for level in estimate())
+        return self.data.within(least, most)
 
 
 @dataclass(frozen=True)
@@ -177,6 +133,8 @@ class Restoration:
         Wall-clock time.
     settings : dict
         Everything needed to repeat the run.
+    warnings : tuple of str
+        Sentences for the user: what was doubtful, and what was done about it.
     """
 
     image: NDArray[np.float32]
@@ -185,11 +143,13 @@ class Restoration:
     evaluations: int
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON."""
         values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
-        return {k: v for k, v in values.items() if k not in ("image", "psf")}
+        kept = {k: v for k, v in values.items() if k not in ("image", "psf")}
+        return kept | {"warnings": list(self.warnings)}
 
 
 def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
@@ -242,6 +202,11 @@ class Job:
     _input: Input = field(repr=False)
     _steps: Callable[[torch.Generator], Iterator[State]] = field(repr=False)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user; preparing and running the job append to them."""
+        return self._input.warnings
+
     def states(self) -> Iterator[State]:
         """Run, one state per evaluation; close the iterator at any time to stop.
 
@@ -272,6 +237,7 @@ class Job:
             evaluations=state.evaluation,
             seconds=seconds,
             settings=self.settings,
+            warnings=tuple(dict.fromkeys(self.warnings)),
         )
 
 

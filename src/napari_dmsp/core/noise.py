@@ -14,11 +14,10 @@ from scipy.stats import chi2
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
+from .data import FLOOR, Gaussian
 from .operators import Operator
 
-# Noise is never assumed to be less than this part of the range: rounding to 8 bits gives 0.3/255.
-FLOOR = 0.2 / 255
-# Operators that pass more than this power in the finest wavelets leave the observation sharp.
+# Operators that let more than this power of the finest details through leave observations sharp.
 SHARP_GAIN = 0.05
 # Patches: their side, how many are used, which part of their principal components holds noise and
 # not image, and the rank of the patch that stands for one without texture.
@@ -118,13 +117,14 @@ def _aligned_patches(
     return patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches
 
 
-def noise_bounds(y: Tensor, operator: Operator) -> tuple[float, float]:
-    """Return the least and the greatest noise level of an observation without gaps.
+def noise_bounds(data: Gaussian) -> tuple[float, float]:
+    """Return the least and the greatest noise level of an observation.
 
     Blur leaves only noise in the finest wavelets, which then give the least possible level. In a
     sharp observation they hold detail too, and patches without texture give the greatest.
     """
-    return sharp_bounds(y) if is_sharp(operator) else (wavelet_sigma(y), math.inf)
+    sharp = is_sharp(data.operator, data.y)
+    return sharp_bounds(data.y) if sharp else (wavelet_sigma(data.y), math.inf)
 
 
 def sharp_bounds(y: Tensor) -> tuple[float, float]:
@@ -205,21 +205,6 @@ def _noise_line(plane: NDArray[np.float64]) -> tuple[float, float, float, float]
     return float(slope), float(offset), float(means[0]), float(means[-1])
 
 
-def is_sharp(operator: Operator) -> bool:
-    """Whether an operator passes detail at the scale of a pixel."""
-    return operator.fine_gain >= SHARP_GAIN
-
-
-def residual_variance(mean_square: float, sigma: float, energy: float) -> float:
-    """Noise variance that maximises the objective for the current estimate, eq. 21.
-
-    Parameters
-    ----------
-    mean_square : float
-        Mean square of the residual ``A x - y``.
-    sigma : float
-        Width of the smoothing of the prior, in the units of the residual.
-    energy : float
-        ``|k|^2`` of the operator.
-    """
-    return mean_square + sigma**2 * energy
+def is_sharp(operator: Operator, y: Tensor) -> bool:
+    """Whether an operator passes detail at the scale of a pixel of its observation ``y``."""
+    return operator.fine_gain(y) >= SHARP_GAIN

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DmspError
-from ..io import fit_dtype
+from ..files import fit_dtype
+from ..settings import Settings
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, say_plane
-from .parts import Part, Plan, Readers, Task, constant_pixel
+from .parts import Part, Plan, Readers, constant_pixel, prepare
 
 if TYPE_CHECKING:
     from ..core import Job, Restoration, State
@@ -194,7 +195,7 @@ class _Shared:
 class Work:
     """All that is needed to restore a part; it may be sent to another process."""
 
-    task: Task
+    task: Settings
     part: Part
     read: Readers
     survey: Survey
@@ -240,7 +241,7 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
                 # Nothing of this part of the plane was seen.
                 colours = 1 if pixels.ndim == 2 else pixels.shape[2]
                 value = np.full(colours, survey.reference.units.low)
-            job = work.task.job(pixels, mask, **survey.known) if value is None else None
+            job = prepare(work.task, pixels, mask, **survey.known) if value is None else None
     except DmspError as error:
         if work.lone:
             raise

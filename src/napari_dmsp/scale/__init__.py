@@ -11,9 +11,9 @@ from ..errors import DmspError
 try:
     from ..cluster.output import write
     from ..cluster.workers import connect, pick_worker_device
+    from ..files.stacks import Axis, Stack, open_stack
     from ..plan.survey import Survey
-    from .restore import deblur, demosaic, superres
-    from .stacks import Axis, Stack, open_stack
+    from .restore import deblur, demosaic, restore, superres
 except ImportError as error:
     raise DmspError(
         f"restoring stacks needs the package {error.name!r}; install it: "
@@ -29,6 +29,7 @@ __all__ = [
     "demosaic",
     "open_stack",
     "pick_worker_device",
+    "restore",
     "superres",
     "write",
 ]

@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ..cluster.lazy import DaskSource, make_lazy
+from ..cluster.stacks import Source, as_dask, as_stack
 from ..core.blind import MAX_SIZE
 from ..core.inputs import check_psf
 from ..errors import DmspError
-from ..plan import Axes, Plan, Task
+from ..plan import Axes, Plan, magnification, try_settings
 from ..plan.survey import period
-from ..windows import HALO, MIN_PART, PART, Grid
-from .stacks import Source, as_stack, from_numpy
+from ..settings import TASKS, Settings
+from ..windows import HALO, MIN_PART, PART, Grid, ratio
+
+# Options of stacks, which settings do not have.
+LAZY = ("mask", "chunks", "halo", "survey", "dtype")
 
 
 def deblur(source: Source, psf: ArrayLike | None = None, **options: Any) -> da.Array:
@@ -125,55 +129,42 @@ def demosaic(source: Source, pattern: str | ArrayLike = "RGGB", **options: Any) 
     return _restore("demosaic", source, pattern=pattern, **options)
 
 
-def _restore(
-    name: str,
+def restore(
+    task: Settings,
     source: Source,
     *,
-    channel_axis: int | None = None,
     mask: ArrayLike | da.Array | None = None,
     chunks: int | None = PART,
     halo: int | None = None,
     survey: str = "plane",
     dtype: DTypeLike | None = None,
-    **options: Any,
 ) -> da.Array:
-    """Check what can be checked without reading, and plan."""
-    stack = as_stack(source, channel_axis)
-    arrays = {key: options[key] for key in ("psf", "pattern") if options.get(key) is not None}
-    options |= {k: v if isinstance(v, str) else np.asarray(v) for k, v in arrays.items()}
-    task = Task(name, options)
-    axes = Axes.of(stack.array.shape, stack.channel_axis, [axis.name for axis in stack.axes])
-    task.check(colour=axes.colours is not None, device="cpu")
+    """Restore every plane of a stack, lazily, as settings say; the others are those of `deblur`."""
+    stack = as_stack(source)
+    axis = stack.channel_axis if task.channel_axis is None else task.channel_axis
+    axes = Axes.of(stack.array.shape, axis, [axis.name for axis in stack.axes])
+    mask = task.mask if mask is None else mask
+    given = mask is None or isinstance(mask, str)
+    try_settings(task.replace(mask=None, channel_axis=None), axes.colours is not None, "cpu")
+    psf, scale = getattr(task, "psf", None), magnification(task)
     if halo is None:
-        psf = options.get("psf")
-        unknown = options.get("psf_size") or MAX_SIZE if task.blind else 0
-        halo = HALO + math.ceil((unknown if psf is None else max(psf.shape)) / 2)
-    grid = Grid.cut(axes.size, chunks, halo, task.scale, period(task))
-    _check_windows(task, grid)
-    gaps = None if mask is None else DaskSource(_as_dask(mask))
-    plan = Plan.of(
-        task,
-        DaskSource(stack.array),
-        axes,
-        grid=grid,
-        mask=gaps,
-        survey=survey,
-        dtype=dtype,
-    )
-    return make_lazy(plan)
-
-
-def _as_dask(array: ArrayLike | da.Array) -> da.Array:
-    return array if isinstance(array, da.Array) else from_numpy(np.asarray(array))
-
-
-def _check_windows(task: Task, grid: Grid) -> None:
-    """Make sure that the smallest windows can be restored."""
-    psf, smallest = task.options.get("psf"), grid.smallest
+        unknown = getattr(task, "psf_size", None) or MAX_SIZE if task.blind else 0
+        halo = HALO + math.ceil((unknown if psf is None else max(np.shape(psf), default=0)) / 2)
+    grid = Grid.cut(axes.size, chunks, halo, scale, period(task))
+    smallest = grid.smallest
     if psf is not None:
-        check_psf(psf, tuple(math.floor(n * task.factor) for n in smallest))
+        check_psf(psf, tuple(math.floor(n * ratio(scale)) for n in smallest))
     if task.blind and min(smallest) < MIN_PART:
         raise DmspError(
             f"windows of {smallest[0]} x {smallest[1]} pixels are too small to find a psf in; "
             f"give one, or planes and chunks of at least {MIN_PART} pixels."
         )
+    gaps = mask if given else DaskSource(as_dask(mask))
+    pixels = DaskSource(stack.array)
+    return make_lazy(Plan.of(task, pixels, axes, grid=grid, mask=gaps, survey=survey, dtype=dtype))
+
+
+def _restore(name: str, source: Source, **options: Any) -> da.Array:
+    """Tell what is said of stacks from the settings of a task."""
+    lazy = {key: options.pop(key) for key in LAZY if key in options}
+    return restore(TASKS[name].of(**options), source, **lazy)

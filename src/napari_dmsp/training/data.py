@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import io
 from ..core import inputs
 from ..errors import DmspError
+from ..files import SUFFIXES
+from ..files import read_image as read_picture
 
 # A file, or an array (H, W) or (H, W, 3).
 Source = Path | NDArray[Any]
@@ -32,11 +33,11 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
         files += sorted(
             p
             for p in folder.rglob("*")
-            if p.suffix.lower() in io.SUFFIXES and not p.name.startswith(".")
+            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
         )
     if not files:
         names = ", ".join(str(f) for f in paths)
-        raise DmspError(f"no images ({', '.join(sorted(io.SUFFIXES))}) found below {names or '-'}.")
+        raise DmspError(f"no images ({', '.join(sorted(SUFFIXES))}) found below {names or '-'}.")
     return files
 
 
@@ -54,7 +55,7 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
     percentile range, since detectors rarely fill their range.
     """
     if isinstance(source, Path):
-        name, image = str(source), io.read_image(source).pixels
+        name, image = str(source), read_picture(source).pixels
     else:
         image = np.asarray(source)
         name = f"the image of shape {image.shape}"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..core.device import pick_device, supports_bf16
 from ..core.networks import ARCHITECTURES
 from ..errors import DmspError
-from ..io import check_writable
+from ..files import check_writable
 from ..priors import STATE
 from .data import PatchSampler, Source, find_sources, read_image
 

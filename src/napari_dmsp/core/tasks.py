@@ -1,0 +1,229 @@
+"""One function a task: from what the user gives to a `Problem`, and from that to a `Job`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..errors import DmspError
+from ..settings import Photons, Settings
+from .blind import count_evaluations, descend_blind, search_blind
+from .data import Gaussian
+from .device import explain_failures
+from .inputs import LUMA, Input, Options, Reference, check_psf, read_input
+from .job import Job, Problem, describe, evaluations, prepare
+from .mosaic import Encoding, cfa_tile, cfa_weights
+from .noise import is_sharp, noise_bounds, patch_sigma, shot_line
+from .operators import Convolution, Mosaic, Resize
+from .prior import load_prior
+from .psf import align_psf, crop_psf
+from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
+
+MAX_SCALE = 8
+# Steps of the published descent where the PSF is unknown.
+SGD_BLIND = 1000
+# What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
+KERNEL_NOISE = 2 / 255
+
+
+def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
+    """Check an image and the settings of its restoration, and return the job to run.
+
+    Parameters
+    ----------
+    settings : Settings
+        The task and its options.
+    image : array_like
+        What is restored.
+    **known : optional
+        Replaces options; or ``reference``, what the image shares with others of which it is a part.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+    """
+    arguments = settings.arguments()
+    noise = arguments.pop("noise")
+    assert not isinstance(noise, Photons)
+    prepared: Job = globals()[f"prepare_{settings.task}"](
+        image, **(arguments | {"noise_sigma": noise} | known)
+    )
+    return prepared
+
+
+def prepare_deblur(
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
+    *,
+    psf_size: int | None = None,
+    **options: Unpack[Options],
+) -> Job:
+    """Check the input of `deblur`, with the same parameters, and return the job to run."""
+    given = read_input(image, options)
+    if psf is None:
+        return _prepare_blind(given, psf_size)
+    kernel = check_psf(psf, given.shape)
+    with explain_failures(given.observed.device, given.shape):
+        problem = _blur_problem(given, kernel)
+        return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
+
+
+def prepare_superres(
+    image: ArrayLike,
+    scale: float,
+    *,
+    psf: ArrayLike | None = None,
+    **options: Unpack[Options],
+) -> Job:
+    """Check the input of `superres`, with the same parameters, and return the job to run."""
+    if not 1 < scale <= MAX_SCALE:
+        raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
+    given = read_input(image, options)
+    large = round(given.shape[0] * scale), round(given.shape[1] * scale)
+    settings = {"task": "superres", "scale": scale}
+    if psf is None:
+        with explain_failures(given.observed.device, large):
+            operator = Resize(large, given.shape, given.observed.device)
+            return prepare(settings, given, Problem.of(given, operator))
+    if scale != int(scale):
+        raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
+    kernel = check_psf(align_psf(psf, int(scale)), large)
+    with explain_failures(given.observed.device, large):
+        problem = _sampled_problem(given, kernel, int(scale))
+        return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
+
+
+def prepare_demosaic(
+    mosaic: ArrayLike,
+    pattern: str | ArrayLike = "RGGB",
+    *,
+    white: float | None = None,
+    linear: bool | None = None,
+    **options: Unpack[Options],
+) -> Job:
+    """Check the input of `demosaic`, with the same parameters, and return the job to run."""
+    if options.get("channel_axis") is not None:
+        raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
+    given = read_input(mosaic, options, mosaic=True, white=white)
+    filters = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
+    plain = bool(((filters == 0) | (filters == 1)).all())
+    if linear is None:
+        dtype = np.asarray(mosaic).dtype
+        linear = dtype.kind in "ui" and dtype.itemsize > 1
+    with explain_failures(given.observed.device, given.shape):
+        encoding = _encoding(given, filters) if linear and plain else None
+        problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
+        name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
+        white = given.units.low + given.units.scale
+        settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
+        return prepare(settings, given, problem)
+
+
+def _mosaic_problem(
+    given: Input, filters: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
+) -> Problem:
+    """State the problem of a mosaic, with the noise level of the values as encoded."""
+    y, slope, decode, gains = given.observed, 1.0, None, None
+    if encoding is not None:
+        slope, decode = encoding.slope, encoding.decode
+        red, green, blue = encoding.gains.flatten().tolist()
+        y, gains = encoding.encode(y, filters), (red, green, blue)
+    kept = (filters.sum(0) > 0).to(y)[None, None]
+    data = Gaussian(
+        operator=Mosaic(filters), y=y, weights=kept if given.kept is None else kept * given.kept
+    )
+
+    def bounds() -> tuple[float, float]:
+        sigma = patch_sigma(y, tile.sum(0) > 0)
+        return sigma, sigma
+
+    return Problem(data, MOSAIC, bounds, decode=decode, slope=slope, gains=gains)
+
+
+def _encoding(given: Input, filters: Tensor) -> Encoding:
+    if given.reference is None or given.reference.encoding is None:
+        return Encoding.of(given.observed, filters)
+    *gains, slope = given.reference.encoding
+    return Encoding(given.observed.new_tensor(gains)[:, None, None], slope)
+
+
+def _blur_problem(
+    given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
+) -> Problem:
+    psf = torch.from_numpy(kernel).to(given.observed)
+    operator = Convolution(psf, given.shape)
+    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+        return replace(_fluorescence_problem(given, operator), psf=psf)
+    return replace(Problem.of(given, operator, schedule), psf=psf)
+
+
+def _fluorescence_problem(given: Input, operator: Convolution) -> Problem:
+    """State the problem of few photons: the more light, the more noise, unless it is given."""
+    if given.reference is not None:
+        line = given.reference.shot
+    else:
+        line = shot_line(given.observed) if given.noise_sigma is None else None
+    problem = Problem.of(given, operator, FLUORESCENCE)
+    if line is None:
+        return problem
+    y, kept = given.observed, given.kept
+    weights = line.weights(y)
+    bounds = partial(noise_bounds, Gaussian(operator=operator, y=weights * y))
+    weights = weights.square() if kept is None else weights.square() * kept
+    data = replace(problem.data, weights=weights)
+    return replace(problem, data=data, noise_bounds=bounds, shot=line)
+
+
+def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
+    """State the problem of a blurred image sampled at the centres of blocks."""
+    psf = torch.from_numpy(kernel).to(given.observed)
+    problem = Problem.of(given, Convolution(psf, given.shape, scale), SHARP)
+    return replace(problem, psf=psf)
+
+
+def _prepare_blind(given: Input, psf_size: int | None) -> Job:
+    """Prepare a search for the PSF in the luminance, and the restoration with what it finds."""
+    search = count_evaluations(given.shape, psf_size)
+    finish = evaluations(given, BLURRED)
+    if given.literal:
+        # The published descent ends with both; only colours need a second one.
+        search = given.options["iterations"] or SGD_BLIND
+        finish = finish if given.observed.shape[1] == 3 else 0
+    grey = _luminance(given.observed)
+    model = given.model
+    if model.channels == 3:
+        model = load_prior("gray").to(grey.device).tiled(given.tile)
+
+    def steps(generator: torch.Generator) -> Iterator[State]:
+        if given.literal:
+            level = model.noise_sigma or DAE_SIGMA
+            found = descend_blind(
+                grey, psf_size, model, iterations=search, dae_sigma=level, generator=generator
+            )
+        else:
+            found = search_blind(grey, psf_size, model, generator=generator)
+        for state in found:
+            yield replace(state, image=state.image.expand_as(given.observed), total=search + finish)
+        if finish:
+            kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
+            problem = _blur_problem(given, kernel, BLURRED)
+            problem = replace(problem, doubt=KERNEL_NOISE)
+            for step in problem.states(given, generator):
+                yield replace(step, evaluation=search + step.evaluation, total=search + finish)
+
+    settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
+    return Job(search + finish, settings, Reference(given.units, given.fluorescence), given, steps)
+
+
+def _luminance(observed: Tensor) -> Tensor:
+    """(B, C, H, W) to (1, 1, H, W): one point spread function is looked for."""
+    weights = observed.new_tensor(LUMA if observed.shape[1] == 3 else [1.0])
+    return (observed * weights[:, None, None]).sum(1, keepdim=True).mean(0, keepdim=True)

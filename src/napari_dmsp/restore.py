@@ -1,0 +1,94 @@
+"""The public functions, made from the settings of the tasks: arrays in, a `Restoration` out."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING
+from functools import partial
+from typing import Any, Protocol
+
+from numpy.typing import ArrayLike
+
+from .core.job import Restoration, run
+from .core.solvers import State
+from .core.tasks import prepare_task as prepare
+from .settings import TASKS, Settings, options
+
+_CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
+
+
+class Restore(Protocol):
+    """A public function, whose options are those of its task's settings."""
+
+    def __call__(
+        self,
+        image: ArrayLike,
+        *arguments: Any,
+        callback: Callable[[State], bool | None] | None = None,
+        **options: Any,
+    ) -> Restoration:
+        """Restore an image."""
+
+
+def _public(kind: type[Settings]) -> Restore:
+    """Make the function of a task, with the signature and the documentation of its settings."""
+    signature = _signature(kind)
+
+    def restore(*arguments: Any, callback: Any = None, **options: Any) -> Restoration:
+        # The other name of the noise is not shown: there is one way to write it down.
+        noise = {k: options.pop(k) for k in ("noise_sigma",) if k in options}
+        bound = signature.bind(*arguments, **options).arguments
+        image = bound.pop(kind.takes[0])
+        return run(prepare(kind.of(**bound, **noise), image), callback)
+
+    restore.__name__ = restore.__qualname__ = kind.task
+    restore.__doc__ = _document(kind)
+    restore.__signature__ = signature  # type: ignore[attr-defined]
+    return restore
+
+
+def _signature(kind: type[Settings]) -> inspect.Signature:
+    """Return the image, the option that needs no name, the others, and the callback."""
+    anywhere, named = (
+        partial(inspect.Parameter, kind=form)
+        for form in (
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        )
+    )
+    parameters = [anywhere(kind.takes[0])]
+    listed = [each for each, _ in options(kind)]
+    for each in sorted(listed, key=lambda each: each.name != kind.positional):
+        make = anywhere if each.name == kind.positional else named
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        parameters.append(make(each.name, default=default))
+    parameters.append(named("callback", default=None))
+    return inspect.Signature(parameters, return_annotation=Restoration)
+
+
+def _document(kind: type[Settings]) -> str:
+    """Put the options into the docstring of a task, as parameters."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    summary, rest = text.split("\n\n", 1)
+    name, form = kind.takes
+    parameters = [(name, "array_like", form)]
+    for each, about in options(kind):
+        parameters.append((each.name, about.kind, f"{about.explain('By default')} {about.more}"))
+    parameters.append(("callback", "callable, optional", _CALLBACK))
+    lines = [
+        f"{name} : {form}\n" + textwrap.fill(about, 92, initial_indent=tab, subsequent_indent=tab)
+        for tab in (" " * 4,)
+        for name, form, about in parameters
+    ]
+    return f"{summary}\n\nParameters\n----------\n" + "\n".join(lines) + f"\n\n{rest}\n"
+
+
+_FUNCTIONS = {task: _public(kind) for task, kind in TASKS.items()}
+
+
+def __getattr__(name: str) -> Restore:
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

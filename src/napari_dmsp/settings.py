@@ -1,0 +1,623 @@
+"""What the user may choose: one class a task, every option once. No torch.
+
+The public functions, the shell's options, the panels' widgets, records and *Copy as Python* are all
+made from these classes; a task that stands in `TASKS` has every face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from .errors import DmspError
+
+METHODS = ("annealed", "sgd")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PATTERNS = (
+    *("RGGB", "BGGR", "GRBG", "GBRG"),
+    *("quad-RGGB", "quad-BGGR", "quad-GRBG", "quad-GBRG"),
+    "X-Trans",
+)
+MAX_SCALE = 8
+# The mask that is made from the image itself: NaN, infinite and saturated pixels.
+AUTO_MASK = "auto"
+# Words for no limit of the tiles, in the shell and in the panels; Python says None.
+WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Photons:
+    """Noise that grows with light: variance ``gain * (intensity - offset) + read_noise**2``.
+
+    Attributes
+    ----------
+    gain : float
+        Variance per intensity, in the image's units: intensity units per photo-electron.
+    offset : float
+        Intensity without light, in the image's units.
+    read_noise : float
+        Standard deviation without light, in the image's units.
+    """
+
+    gain: float
+    offset: float = 0.0
+    read_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gain < math.inf:
+            raise DmspError(f"gain={self.gain} of the noise must be positive and finite.")
+        if not math.isfinite(self.offset):
+            raise DmspError(f"offset={self.offset} of the noise must be finite.")
+        if not 0 <= self.read_noise < math.inf:
+            raise DmspError(f"read_noise={self.read_noise} must be zero or positive.")
+
+
+Noise = float | Photons | None
+
+
+def parse_noise(text: str) -> Noise:
+    """Read noise: ``2.5``, or ``gain=2,offset=100,read=1.6``."""
+    if "=" not in text:
+        return float(text)
+    pairs = (part.split("=") for part in text.replace(" ", "").split(","))
+    values = {name: float(number) for name, number in pairs}
+    if "read" in values:
+        values["read_noise"] = values.pop("read")
+    if not {"gain"} <= set(values) <= {"gain", "offset", "read_noise"}:
+        raise ValueError("noise has gain, and may have offset and read")
+    return Photons(**values)
+
+
+def parse_tile(text: str) -> int | str | None:
+    """Read a tile: a number of pixels, ``auto`` or ``whole``."""
+    return None if text.split()[0] == WHOLE else text if text == "auto" else int(text)
+
+
+def parse_levels(text: str) -> float | list[float]:
+    """Read the level of black or white: a number, or one for every filter, with commas."""
+    levels = [float(number) for number in text.split(",")]
+    return levels if len(levels) > 1 else levels[0]
+
+
+def parse_pattern(text: str) -> Any:
+    """Read a colour filter array: a name, or channel numbers, row by row, like ``0,1/1,2``."""
+    if not re.fullmatch(r"[-\d\s,;/]+", text):
+        return text
+    return [[int(n) for n in re.findall(r"-?\d+", row)] for row in re.split("[/;]", text)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What the faces must know of an option, beside its name and its default.
+
+    Attributes
+    ----------
+    help : str
+        A sentence or two without the default.
+    kind : str
+        Type in words, as numpydoc has it.
+    label : str
+        Name in a panel.
+    flag : str
+        Name in the shell; nothing where the shell has no such option.
+    auto : str
+        What None stands for, in words: the end of "by default".
+    unit : str
+        Unit of a number, such as "px".
+    choices : tuple of str
+        All values, or those that are offered beside what is typed.
+    metavar : str
+        What the shell shows for a value.
+    more : str
+        Further sentences for Python.
+    folded : bool
+        Whether a panel shows it only among its further options.
+    limits : tuple of float
+        Least and greatest value of a number.
+    parse : callable
+        Reads a value as it is typed in the shell or into a panel; raises a ValueError.
+    """
+
+    help: str
+    kind: str
+    label: str = ""
+    flag: str = ""
+    auto: str = ""
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    more: str = ""
+    folded: bool = True
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    parse: Callable[[str], Any] = str
+
+    def explain(self, default: str) -> str:
+        """Return the help with what happens ``default``, such as "By default" or "Empty"."""
+        return f"{self.help} {default} {self.auto}." if self.auto else self.help
+
+
+def option(default: Any, help: str, kind: str, **rest: Any) -> Any:
+    """Make the field of an option."""
+    about = {"option": Option(help=help, kind=kind, **rest)}
+    return field(metadata=about) if default is MISSING else field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Settings:
+    """Options that all tasks share; a task is a subclass.
+
+    A subclass is documented like a function, and its docstring becomes that of the public function,
+    with the options as parameters.
+    """
+
+    # Name of the task, and of the public function, the command and the panel.
+    task: ClassVar[str]
+    # Name in menus; what the name of a result gets behind that of the image.
+    title: ClassVar[str]
+    suffix: ClassVar[str]
+    # Name and description of the image, and the option that Python takes without its name.
+    takes: ClassVar[tuple[str, str]] = (
+        "image",
+        "(H, W), or colour with three channels along ``channel_axis``; any real dtype.",
+    )
+    positional: ClassVar[str]
+    # Pixels around a region that are restored with it, and multiples of pixels that it begins at.
+    margin: ClassVar[int] = 24
+    align: ClassVar[int] = 1
+    # Whether an image of one channel becomes one of three.
+    makes_colour: ClassVar[bool] = False
+    # Whether an unknown point spread function is looked for.
+    finds_psf: ClassVar[bool] = False
+    # Shared options that the task does not have.
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    noise: Noise = option(
+        None,
+        "Standard deviation of the noise, in the image's units; or gain, offset and read noise, "
+        "where the variance is gain x (intensity - offset) + read noise squared.",
+        "float or Photons, optional",
+        label="Noise σ",
+        flag="--noise",
+        auto="estimated",
+        metavar="SIGMA|gain=G,offset=O,read=R",
+        parse=parse_noise,
+        more="``noise_sigma`` is another name for it.",
+        folded=False,
+    )
+    mask: Any = option(
+        None,
+        "Pixels that are missing or unreliable, such as dead ones: they are not looked at, and "
+        "restored from what surrounds them.",
+        'array_like of bool or "auto", optional',
+        label="Mask",
+        flag="--mask",
+        metavar="FILE|auto",
+        more="True means missing; (H, W) or of the shape of the image. "
+        '"auto" takes NaN, infinite and saturated pixels.',
+    )
+    channel_axis: int | None = option(
+        None,
+        "Axis of the colour channels; None for a grey image.",
+        "int, optional",
+    )
+    prior: Any = option(
+        None,
+        "What images look like: a bundled prior, or one from `train`.",
+        "str, path or callable, optional",
+        label="Prior",
+        flag="--prior",
+        auto='"rgb" for colour, "gray" for grey images, "microscopy" for fluorescence',
+        metavar="NAME|FILE",
+        more="See `load_prior`.",
+    )
+    method: str = option(
+        "annealed",
+        "The fast solver, or the paper's own descent.",
+        '{"annealed", "sgd"}',
+        label="Method",
+        flag="--method",
+        choices=METHODS,
+        metavar="annealed|sgd",
+    )
+    iterations: int | None = option(
+        None,
+        "Evaluations of the prior; the time grows with it.",
+        "int, optional",
+        label="Evaluations",
+        flag="--iterations",
+        auto="24, 36 for fluorescence, 30 for superres; 300 for sgd",
+        parse=int,
+        limits=(1, math.inf),
+    )
+    background: Any = option(
+        None,
+        "Intensity of black, in the image's units: subtracted first, added at the end.",
+        "float, optional",
+        label="Background",
+        flag="--background",
+        auto="0 for 8 bits, else the 0.1 percentile",
+        metavar="LEVEL",
+        parse=parse_levels,
+    )
+    seed: int = option(
+        0,
+        "Seed of what is drawn at random.",
+        "int",
+        label="Seed",
+        flag="--seed",
+        parse=int,
+        limits=(0, 2**32 - 1),
+    )
+    device: str = option(
+        "auto",
+        "Where to compute: auto, cpu, cuda, cuda:1, mps.",
+        "str",
+        label="Device",
+        flag="--device",
+        choices=DEVICES,
+    )
+    tile: Any = option(
+        "auto",
+        "Greatest side in pixels of what the prior takes at once, at least 192; less needs less "
+        "memory.",
+        'int, "auto" or None',
+        label="Tile",
+        flag="--tile",
+        choices=("auto", "512", "1024", "2048", WHOLE),
+        metavar="N|auto|whole",
+        parse=parse_tile,
+        more="None takes the whole image. Only memory and speed depend on it: tiles overlap and "
+        "are blended, and noise and PSF are those of the whole image.",
+    )
+
+    def __post_init__(self) -> None:
+        """Raise a `DmspError` for values that suit no image."""
+        for each, about in options(type(self)):
+            value = getattr(self, each.name)
+            closed = about.choices and each.name == "method"
+            if closed and value not in about.choices:
+                raise DmspError(
+                    f"{each.name}={value!r} is unknown; use one of {', '.join(about.choices)}."
+                )
+        if self.iterations is not None and (
+            isinstance(self.iterations, bool)
+            or not self.iterations >= 1
+            or self.iterations != int(self.iterations)
+        ):
+            raise DmspError(f"iterations={self.iterations} must be a whole number, at least 1.")
+        if not -(2**63) <= self.seed < 2**63:
+            raise DmspError(f"seed={self.seed} must fit into 64 bits.")
+        noise = self.noise
+        if noise is not None and not isinstance(noise, Photons) and not 0 <= noise < math.inf:
+            raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")
+        black = self.background
+        if isinstance(black, int | float) and not math.isfinite(black):
+            raise DmspError(f"background={black} must be a finite number.")
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Make settings of Python's arguments, ``noise_sigma`` among them."""
+        if "noise_sigma" in options:
+            if options.get("noise") is not None:
+                raise DmspError("noise and noise_sigma are one option; give one of them.")
+            options["noise"] = options.pop("noise_sigma")
+        known = {each.name for each in fields(cls)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise TypeError(f"{cls.task}() got unexpected arguments: {', '.join(unknown)}")
+        return cls(**options)
+
+    @property
+    def blind(self) -> bool:
+        """Whether the point spread function is unknown, and is to be found."""
+        return self.finds_psf and getattr(self, "psf", None) is None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return settings with some changed."""
+        return replace(self, **changes)
+
+    def arguments(self) -> dict[str, Any]:
+        """All options by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def given(self) -> dict[str, Any]:
+        """Only the options that differ from their defaults."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.default is MISSING or getattr(self, each.name) is not each.default
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as JSON knows them; of arrays, shape, type and hash."""
+        return {"task": self.task} | {k: _plain(v) for k, v in self.arguments().items()}
+
+    def code(self, **instead: str) -> str:
+        """Write them down as arguments of the public function.
+
+        Parameters
+        ----------
+        **instead : str
+            What is written for arrays and other values that have no short name.
+        """
+        given = self.given()
+        written = {name: repr(value) for name, value in given.items()} | instead
+        return ", ".join(f"{name}={text}" for name, text in written.items())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it."""
+    import numpy as np  # Late: the shell's help must come at once.
+
+    if isinstance(value, Photons):
+        return asdict(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    array = np.ascontiguousarray(value)
+    if array.size <= 64 and array.dtype.kind in "biufU":
+        return array.tolist()
+    about = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    return about | {"sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+
+
+def _psf(help: str, auto: str) -> Any:
+    return option(
+        None,
+        help,
+        "array_like, optional",
+        label="PSF",
+        flag="--psf",
+        auto=auto,
+        metavar="FILE|gaussian:S|motion:L,A",
+        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1.",
+        folded=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Deblur(Settings):
+    """Deblur an image; the point spread function and the noise level may be unknown.
+
+    Returns
+    -------
+    Restoration
+        ``image`` has the shape and the units of the input, float32; ``psf`` is the one given or
+        found.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+
+    References
+    ----------
+    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+       NIPS 2017, arXiv:1709.03749.
+
+    Examples
+    --------
+    >>> from napari_dmsp import deblur
+    >>> result = deblur(photo, psf, channel_axis=-1)  # doctest: +SKIP
+    >>> result.image.shape == photo.shape  # doctest: +SKIP
+    True
+    """
+
+    task = "deblur"
+    title = "Deblur"
+    suffix = "deblurred"
+    positional = "psf"
+    finds_psf = True
+
+    psf: Any = _psf(
+        "Point spread function, of any size up to the image's.",
+        "found in the image, which must be at least 64 x 64 pixels",
+    )
+    psf_size: int | None = option(
+        None,
+        "Where the PSF is unknown, an upper bound of its side in pixels, odd.",
+        "int, optional",
+        label="Size of the PSF",
+        flag="--psf-size",
+        auto="31, or a quarter of a smaller image",
+        unit="px",
+        metavar="N",
+        parse=int,
+        limits=(3, math.inf),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.psf is not None and self.psf_size is not None:
+            raise DmspError(
+                f"psf_size={self.psf_size} is for an unknown PSF; give it or psf, not both."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Superres(Settings):
+    """Raise the resolution of an image; the noise level may be unknown.
+
+    Returns
+    -------
+    Restoration
+        ``image`` is (round(H * scale), round(W * scale)), in the units of the input, float32. Both
+        grids share their outer edges: row ``i`` of the H' rows of the result lies at
+        ``(i + 0.5) * H / H' - 0.5`` of the input.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+
+    Notes
+    -----
+    Without a PSF, the image is taken for an antialiased bicubic reduction of the result; with one,
+    for the samples of the blurred result at the centres of blocks of ``scale`` pixels, a whole
+    number.
+
+    References
+    ----------
+    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+       NIPS 2017, arXiv:1709.03749.
+    """
+
+    task = "superres"
+    title = "Super-resolution"
+    suffix = "enlarged"
+    positional = "scale"
+    margin = 0
+
+    scale: float = option(
+        MISSING,
+        "How many times more pixels along each side: above 1 and up to 8, like 2 or 1.5.",
+        "float",
+        label="Factor",
+        flag="--scale",
+        metavar="S",
+        parse=float,
+        folded=False,
+        limits=(1.0, MAX_SCALE),
+    )
+    psf: Any = _psf("Point spread function in pixels of the result.", "a bicubic reduction")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 < self.scale <= MAX_SCALE:
+            raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
+        if self.psf is not None and self.scale != int(self.scale):
+            raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Demosaic(Settings):
+    """Turn a raw mosaic into a colour image; the noise level may be unknown.
+
+    Returns
+    -------
+    Restoration
+        ``image`` is (H, W, 3) in the units of the mosaic, float32, background included. Colours are
+        those of the sensor: no white balance and no gamma are applied.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+
+    References
+    ----------
+    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+       NIPS 2017, arXiv:1709.03749.
+    """
+
+    task = "demosaic"
+    title = "Demosaic"
+    suffix = "demosaiced"
+    takes = ("mosaic", "(H, W), one colour per pixel; any real dtype.")
+    positional = "pattern"
+    # A multiple of the periods of all named patterns: 2, 4 and 6.
+    align = 12
+    makes_colour = True
+    unused = ("channel_axis",)
+
+    pattern: Any = option(
+        "RGGB",
+        "Colour filter array from the first pixel on: RGGB, BGGR, GRBG, GBRG; quad-RGGB and so on "
+        "(every filter over 2 x 2 pixels); X-Trans; or one period of another one as numbers of "
+        "channels, row by row, like 0,1/1,2.",
+        "str or array_like",
+        label="Pattern",
+        flag="--pattern",
+        choices=PATTERNS,
+        metavar="NAME|NUMBERS",
+        parse=parse_pattern,
+        more="An array holds channel numbers (h, w), -1 where there is no filter and 3 for a "
+        "second green, or weights (h, w, 3).",
+        folded=False,
+    )
+    white: Any = option(
+        None,
+        "Intensity of white, in the image's units.",
+        "float, optional",
+        label="White",
+        flag="--white",
+        auto="255 for 8 bits, else the 99.9 percentile",
+        metavar="LEVEL",
+        parse=parse_levels,
+    )
+    linear: bool | None = option(
+        None,
+        "Whether values are proportional to light, as those of raw frames.",
+        "bool, optional",
+        label="Linear",
+        flag="--linear/--no-linear",
+        auto="linear above 8 bits",
+        more="They are then restored under the curve of photographs. Arrays of mixing weights are "
+        "never encoded.",
+    )
+
+
+TASKS: Mapping[str, type[Settings]] = {kind.task: kind for kind in (Deblur, Superres, Demosaic)}
+
+
+def options(kind: type[Settings]) -> Iterator[tuple[Field[Any], Option]]:
+    """Yield the fields of a task and what the faces must know of them, its own options first."""
+    shared = {each.name for each in fields(Settings)}
+    for each in sorted(fields(kind), key=lambda each: each.name in shared):
+        if each.name not in kind.unused:
+            yield each, each.metadata["option"]
+
+
+def parse(kind: type[Settings], name: str, text: str) -> Any:
+    """Read the value of an option as it is typed in the shell or into a panel.
+
+    Raises
+    ------
+    DmspError
+        For what is not understood.
+    """
+    about = next(about for each, about in options(kind) if each.name == name)
+    try:
+        return about.parse(text)
+    except DmspError:
+        raise
+    except ValueError:
+        forms: dict[Any, str] = {int: "a whole number", float: "a number"}
+        form = forms.get(about.parse, f"understood; write {about.metavar.replace('|', ' or ')}")
+        raise DmspError(f"{name}={text} is not {form}.") from None
+
+
+def in_words(text: str, kind: type[Settings], face: str) -> str:
+    """Say an error of the core in the words of a face.
+
+    Parameters
+    ----------
+    text : str
+        A message in which options are called as in Python, such as ``iterations=0``.
+    kind : type
+        The task.
+    face : {"shell", "panel"}
+        Whose words are wanted.
+    """
+    names = {"noise_sigma": "noise"}
+    known = {each.name: about for each, about in options(kind)}
+
+    def say(match: re.Match[str]) -> str:
+        about = known.get(names.get(match[1], match[1]))
+        value = match[2].strip("'\"") if match[2] else ""
+        if about is None:
+            return match[0]
+        name = about.label if face == "panel" else about.flag.split("/")[0]
+        return f"{name} {value}".strip() if name else match[0]
+
+    return re.sub(r"\b([a-z_]+)=('[^']*'|\"[^\"]*\"|[^\s;,]*[^\s;,.:])?", say, text)
