@@ -10,13 +10,13 @@ import pytest
 import tifffile
 import torch
 import zarr
-from napari_dmsp.scale.stacks import as_stack
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from napari_dmsp import core, scale
 from napari_dmsp.cli import app
 from napari_dmsp.cluster.lazy import plan_of
+from napari_dmsp.cluster.stacks import as_stack
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.plan.survey import groups, make_survey
@@ -310,7 +310,7 @@ def test_sources(tmp_path, ome):
         np.testing.assert_array_equal(other, expected)
     path, held = ome(2)
     for source in (path, path / "full", zarr.open(path, mode="r")):
-        stack = as_stack(source, None)
+        stack = as_stack(source)
         assert (stack.array == held).all().compute()
 
 
