@@ -13,9 +13,9 @@ from napari_dmsp._viewer import demosaic
 from napari_dmsp._viewer.deblur import DeblurPanel
 from napari_dmsp._viewer.demosaic import DemosaicPanel
 from napari_dmsp._viewer.superres import SuperresPanel
-from napari_dmsp.core.job import BLURRED, MOSAIC, SGD_ITERATIONS, SHARP
 from napari_dmsp.core.mosaic import PATTERNS
 from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.core.solvers import BLURRED, MOSAIC, SGD_ITERATIONS, SHARP
 
 
 @pytest.fixture

@@ -368,18 +368,11 @@ def check(request: Request) -> None:
 @contextmanager
 def _interruptible(request: Request) -> Iterator[None]:
     """Look for the user's cancel before everything that this thread asks of torch."""
-    from torch.overrides import TorchFunctionMode
+    from ..core.device import Watch
 
-    # Modes belong to a thread. Hooks of the networks would not do: the data step of a large
-    # image, which evaluates none, takes seconds too.
-    class Mode(TorchFunctionMode):
-        def __torch_function__(
-            self, function: Any, _: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            check(request)
-            return function(*args, **(kwargs or {}))
-
-    with Mode():
+    # Hooks of the networks would not do: the data step of a large image, which evaluates none,
+    # takes seconds too.
+    with Watch(lambda: check(request)):
         yield
 
 

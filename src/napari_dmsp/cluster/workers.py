@@ -14,6 +14,7 @@ import torch
 from dask import config
 from dask.system import CPU_COUNT
 
+from ..core.device import freed_memory
 from ..errors import DmspError
 from ..plan import Plan
 from ..plan.run import Work
@@ -113,7 +114,7 @@ def on_worker(work: W) -> W:
 @contextmanager
 def at_work(device: str) -> Iterator[None]:
     """Share the machine with other calls."""
-    with _one_thread(), _alone(device):
+    with _one_thread(), _alone(device), freed_memory.kept():
         yield
 
 
