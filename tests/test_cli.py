@@ -207,15 +207,22 @@ def test_bad_options(tmp_path, options, message):
     [
         (np.zeros((32, 40), np.uint8), "constant"),
         (np.ones((4, 4), np.uint8), "pixels"),
-        (np.ones((5, 32, 40), np.uint8), "plane 2: the image is constant"),
         (np.full((32, 40), np.nan, np.float32), "NaN"),
     ],
 )
 def test_bad_images(tmp_path, image, message):
-    source = write(tmp_path / "in.tif", image) if image.ndim == 2 else tmp_path / "in.tif"
-    if image.ndim == 3:
-        tifffile.imwrite(source, image, photometric="minisblack")
+    source = write(tmp_path / "in.tif", image)
     assert message in fails("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
+
+
+def test_a_stack_without_anything_to_restore(tmp_path):
+    stack = np.arange(5, dtype=np.uint8)[:, None, None] + np.zeros((5, 32, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", stack, photometric="minisblack")
+    arguments = ("--psf", "gaussian:1", "--sidecar")
+    result = run("deblur", tmp_path / "in.tif", tmp_path / "out.tif", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "all is constant and stays as it is" in result.stdout
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), stack)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class _Output:
     @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
-        return self.notes.is_file() and self.path.is_dir()
+        return self.path.is_dir() and self.notes.is_file() and any(_lines(self.notes))
 
     @property
     def target(self) -> Any:

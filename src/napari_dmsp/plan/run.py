@@ -406,19 +406,10 @@ def interruptible(token: Token | None) -> Iterator[None]:
         return
     from ..core.device import Watch
 
-    wanted = token
-    wanted.check()
-
-    # Modes belong to a thread. Hooks of the networks would not do: the data step of a large
-    # image, which evaluates none, takes seconds too.
-    class Mode(Watch):
-        def __torch_function__(
-            self, function: Any, _: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            wanted.check()
-            return function(*args, **(kwargs or {}))
-
-    with Mode():
+    token.check()
+    # Hooks of the networks would not do: the data step of a large image, which evaluates none,
+    # takes seconds too.
+    with Watch(token.check):
         yield
 
 
