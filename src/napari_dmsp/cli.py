@@ -154,7 +154,11 @@ def _command(kind: type[Settings]) -> Callable[..., None]:
 
     def command(**values: Any) -> None:
         with _one_line_errors(kind):
-            _restore(kind, **values)
+            from .core.device import freed_memory
+
+            # The process is the command's own.
+            with freed_memory.kept():
+                _restore(kind, **values)
 
     command.__name__ = kind.task
     command.__doc__ = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]

@@ -42,7 +42,7 @@ EVALUATIONS = 4
 # First and last value within one update, on the scale 0..1: smoothing width and assumed noise.
 SIGMAS = (30 / 255, 10 / 255)
 NOISE = (8 / 255, 2 / 255)
-# Injected noise, relative to the smoothing (eq. 19): it keeps wrong kernels from being self-consistent.
+# Injected noise, relative to the smoothing (eq. 19): wrong kernels must not be self-consistent.
 GAMMA = 0.5
 ACCURACY = 0.01
 # What part of the gradients enters the kernel, the strongest ones, for each update of a level. Few

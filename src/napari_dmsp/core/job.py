@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..windows import memory_bytes
 from .data import Gaussian
-from .device import explain_failures, freed_memory
+from .device import explain_failures, own_state
 from .inputs import Input, Reference
 from .noise import ShotLine, is_sharp, noise_bounds
 from .operators import Operator
@@ -216,17 +216,21 @@ class Job:
             When memory runs out.
         """
         units = self._input.units
-        generator = torch.Generator().manual_seed(self.settings["seed"])
+        steps = self._steps(torch.Generator("cpu").manual_seed(self.settings["seed"]))
         needed = estimate_memory(self.settings, self._input)
         device = self._input.observed.device
-        with explain_failures(device, self._input.shape, needed), freed_memory.kept():
-            for state in self._steps(generator):
-                yield replace(
-                    state,
-                    noise_sigma=state.noise_sigma * units.scale,
-                    residual=state.residual * units.scale,
-                    to_array=units.to_array,
-                )
+        while True:
+            # Left before the state is given away: the caller keeps his own state of torch.
+            with explain_failures(device, self._input.shape, needed), own_state():
+                state = next(steps, None)
+            if state is None:
+                return
+            yield replace(
+                state,
+                noise_sigma=state.noise_sigma * units.scale,
+                residual=state.residual * units.scale,
+                to_array=units.to_array,
+            )
 
     def result(self, state: State, seconds: float) -> Restoration:
         """Make the result of the run's last, or latest, state."""

@@ -45,9 +45,12 @@ def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
     """Return one period (C, h, w) of a colour filter array, as for `cfa_weights`."""
     tile = _named_tile(pattern) if isinstance(pattern, str) else np.asarray(pattern)
     if tile.ndim == 2 and tile.size and tile.dtype.kind in "iu":
-        if tile.min() < -1 or tile.max() > 2:
-            raise DmspError("a colour filter array of channel numbers holds 0, 1, 2, or -1.")
-        weights = tile == np.arange(3)[:, None, None]
+        if tile.min() < -1 or tile.max() > 3:
+            raise DmspError(
+                "a colour filter array of channel numbers holds 0, 1, 2 for red, green, blue, 3 "
+                "for a second green, or -1."
+            )
+        weights = np.where(tile == 3, 1, tile) == np.arange(3)[:, None, None]
     else:
         weights = np.moveaxis(tile, -1, 0) if tile.ndim == 3 else tile
     if weights.ndim != 3 or weights.shape[0] != 3 or weights.dtype.kind not in "biuf":
@@ -61,6 +64,22 @@ def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
         if not share.any():
             raise DmspError(f"the colour filter array has no pixel of {colour}.")
     return weights.astype(np.float32)
+
+
+def cfa_channels(pattern: str | ArrayLike) -> NDArray[np.int_]:
+    """Return one period (h, w) of a colour filter array as numbers of channels, -1 for none.
+
+    They are those of LibRaw: 0 red, 1 green, 2 blue, 3 the green in rows without red.
+    """
+    weights = cfa_tile(pattern)
+    if not ((weights == 0) | (weights == 1)).all() or weights.sum(0).max() > 1:
+        raise DmspError("filters with levels of their own see one colour each; give one level.")
+    channels = np.where(weights.any(0), weights.argmax(0), -1)
+    numbers = np.asarray(pattern)
+    second = ~(channels == 0).any(1, keepdims=True)
+    if numbers.dtype.kind in "iu" and (numbers == 3).any():
+        second = numbers == 3
+    return np.where((channels == 1) & second, 3, channels)
 
 
 def _named_tile(name: str) -> NDArray[np.int_]:

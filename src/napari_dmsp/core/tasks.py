@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 from ..errors import DmspError
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian
-from .device import explain_failures
-from .inputs import LUMA, Input, Options, Reference, check_psf, read_input
+from .device import explain_failures, own_state
+from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
 from .noise import is_sharp, noise_bounds, patch_sigma, shot_line
 from .operators import Convolution, Mosaic, Resize
 from .prior import load_prior
-from .psf import align_psf, crop_psf
+from .psf import crop_psf
+from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
 
 MAX_SCALE = 8
@@ -32,6 +33,7 @@ SGD_BLIND = 1000
 KERNEL_NOISE = 2 / 255
 
 
+@own_state()
 def prepare_deblur(
     image: ArrayLike,
     psf: ArrayLike | None = None,
@@ -40,15 +42,18 @@ def prepare_deblur(
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
+    if psf is not None and psf_size is not None:
+        raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
     given = read_input(image, options)
     if psf is None:
         return _prepare_blind(given, psf_size)
-    kernel = check_psf(psf, given.shape)
+    kernel = check_psf(psf, given.shape, given.warnings)
     with explain_failures(given.observed.device, given.shape):
         problem = _blur_problem(given, kernel)
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
+@own_state()
 def prepare_superres(
     image: ArrayLike,
     scale: float,
@@ -68,36 +73,59 @@ def prepare_superres(
             return prepare(settings, given, Problem.of(given, operator))
     if scale != int(scale):
         raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
-    kernel = check_psf(align_psf(psf, int(scale)), large)
+    kernel = check_psf(psf, large, given.warnings, int(scale))
     with explain_failures(given.observed.device, large):
         problem = _sampled_problem(given, kernel, int(scale))
         return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
 
 
+@own_state()
 def prepare_demosaic(
     mosaic: ArrayLike,
     pattern: str | ArrayLike = "RGGB",
     *,
-    white: float | None = None,
+    white: Any = None,
     linear: bool | None = None,
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `demosaic`, with the same parameters, and return the job to run."""
     if options.get("channel_axis") is not None:
         raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
-    given = read_input(mosaic, options, mosaic=True, white=white)
+    raw = read_mosaic(mosaic)
+    levels = {"background": options.get("background"), "white": white}
+    if isinstance(options.get("mask"), str):
+        gaps = check_mask(options["mask"], raw, None)
+        options["mask"] = None if gaps is None else gaps[0]
+    array, options["background"], white = level_mosaic(raw, pattern, **levels)
+    given = read_input(array, options, mosaic=True, white=white)
     filters = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
     plain = bool(((filters == 0) | (filters == 1)).all())
     if linear is None:
-        dtype = np.asarray(mosaic).dtype
-        linear = dtype.kind in "ui" and dtype.itemsize > 1
+        linear = _guess_linear(given, raw, filters)
     with explain_failures(given.observed.device, given.shape):
         encoding = _encoding(given, filters) if linear and plain else None
         problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
         white = given.units.low + given.units.scale
         settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
-        return prepare(settings, given, problem)
+        # Levels of single filters, from which those for all were made.
+        several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
+        return prepare(settings | several, given, problem)
+
+
+def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
+    """Guess whether a mosaic is linear, and warn where that is not sure; parts do as the whole."""
+    if given.reference is not None:
+        return given.reference.encoding is not None
+    plane, shares = given.observed[0, 0].cpu().numpy(), weights.cpu().numpy()
+    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares)
+    if not sure:
+        kind, other = ("proportional to light", "False") if linear else ("encoded", "True")
+        given.warnings.append(
+            f"The mosaic's values look {kind}, but that is not sure; if they are not, give "
+            f"linear={other}."
+        )
+    return linear
 
 
 def _mosaic_problem(

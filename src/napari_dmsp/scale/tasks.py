@@ -17,6 +17,7 @@ import torch
 
 from ..core import Job, load_prior
 from ..core.blind import MIN_SIDE
+from ..core.device import freed_memory
 from ..core.inputs import check_psf
 from ..core.mosaic import cfa_tile
 from ..errors import DmspError
@@ -95,7 +96,7 @@ class Task:
     def at_work(self, where: str) -> Iterator[None]:
         """Share the machine with other tasks, and say ``where`` a restoration failed."""
         try:
-            with _one_thread(), _alone(self.device):
+            with _one_thread(), _alone(self.device), freed_memory.kept():
                 yield
         except DmspError as error:
             raise DmspError(f"{where}: {error}") from error

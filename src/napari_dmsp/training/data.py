@@ -105,7 +105,9 @@ class PatchSampler:
             usable = [im / np.float32(255) if im.dtype == np.uint8 else im for im in usable]
         self.scale = 1 / 255 if usable[0].dtype == np.uint8 else 1.0
         self.patch = patch
-        self.pixels = torch.cat([torch.from_numpy(im.reshape(-1, im.shape[2])) for im in usable])
+        # Decoders may give arrays that nobody may write to, of which torch makes no tensors.
+        flat = (np.require(im.reshape(-1, im.shape[2]), requirements="W") for im in usable)
+        self.pixels = torch.cat([torch.from_numpy(pixels) for pixels in flat])
         self.pixels = self.pixels.to(device)
         sizes = torch.tensor([im.shape[:2] for im in usable])
         area = sizes.prod(1)

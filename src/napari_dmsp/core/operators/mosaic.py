@@ -43,8 +43,9 @@ class Mosaic(Operator):
 
         Only pixels with a weight count: what fills a gap is no colour's.
         """
-        kept = (self._power > 0) if weights is None else (self._power > 0) & (weights > 0)
-        kept = kept.to(y)
+        kept = (self._power > 0).to(y)[None]
+        if weights is not None:
+            kept = kept * (weights > 0)
         tiny = torch.finfo(y.dtype).tiny
         total = self.filters.sum(0).clamp_min(tiny)
         share, level = kept * self.filters / total, kept * y / total
@@ -64,7 +65,7 @@ class Mosaic(Operator):
         return float(self._power[self._power > 0].mean())
 
     def fine_gain(self, y: Tensor) -> float:
-        """A mosaic is sharp: its finest details hold signal."""
+        """Return 1: a mosaic is sharp, its finest details hold signal."""
         return 1.0
 
     def remainder(self, c: float, weights: Tensor | None) -> Solver:

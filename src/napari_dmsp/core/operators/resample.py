@@ -79,7 +79,7 @@ class Resize(Operator):
         return float(np.prod([band.energy for band in self._bands]))
 
     def fine_gain(self, y: Tensor) -> float:
-        """A reduced image is sharp: its finest wavelets hold signal."""
+        """Return 1: a reduced image is sharp, its finest wavelets hold signal."""
         return 1.0
 
     def inverse(self, c: float, weights: Tensor | None) -> Solver:
