@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plan.axes import CHANNEL_NAMES, ArraySource, Axes
-from ..plan.parts import Plan, Task
+from ..plan.parts import Plan
 from ..settings import Settings
 from ..windows import Grid
 from .layers import Selection
@@ -106,9 +106,6 @@ class Call:
     def plan(self) -> Plan:
         """The plan, but for the point spread function, which `ready` computes."""
         selection, settings = self.selection, self.settings
-        known = settings.arguments() | {"noise_sigma": settings.noise}
-        for name in ("noise", "mask", "channel_axis"):
-            known.pop(name, None)
         source = ArraySource.of(selection.data, selection.window)
         named = [
             axis
@@ -122,7 +119,7 @@ class Call:
             mask = MaskSource(layer, selection.data, selection.window, selection.axes)
         same = selection.rgb or self.same_dtype
         return Plan.of(
-            Task(settings.task, known),
+            settings.replace(mask=None),
             source,
             axes,
             grid=Grid.inner(axes.size, selection.inner, self.factor),

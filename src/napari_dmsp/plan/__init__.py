@@ -29,7 +29,7 @@ reason; a lone plane that is constant or cannot be restored is an error.
 
 from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, output_dtype, say_plane
 from .forecast import Forecast, forecast
-from .parts import Part, Plan, Task, constant_pixel, fingerprint, magnification, try_settings
+from .parts import Part, Plan, constant_pixel, fingerprint, magnification, try_settings
 from .run import (
     ArraySink,
     Begun,
@@ -67,7 +67,6 @@ __all__ = [
     "Source",
     "Step",
     "Surveyed",
-    "Task",
     "Token",
     "constant_pixel",
     "fingerprint",

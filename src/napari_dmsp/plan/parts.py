@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DmspError
-from ..settings import AUTO_MASK, TASKS, Settings
+from ..settings import AUTO_MASK, Settings
 from ..windows import Grid, Window
 from .axes import ArraySource, Axes, Pixels, Plane, Source, output_dtype
 
@@ -334,8 +334,3 @@ def _as_source(data: Any) -> Source:
 
 def _without(values: tuple[Any, ...], axis: int | None) -> tuple[Any, ...]:
     return tuple(value for i, value in enumerate(values) if i != axis)
-
-
-def Task(name: str, options: dict[str, Any]) -> Settings:
-    """Make settings of a task's name and its options."""
-    return TASKS[name].of(**options)
