@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from .core import (
     run,
 )
 from .core.job import describe_planes
-from .errors import DmspError
+from .errors import DmspError, on_one_line
 from .files import (
     NUMPY,
     SUFFIXES,
@@ -34,6 +35,7 @@ from .files import (
     check_psf_output,
     check_writable,
     fitting_suffix,
+    name_beside,
     read_planes,
     write_image,
     write_json,
@@ -72,7 +74,7 @@ class Files:
     @classmethod
     def of(cls, source: Path, image: Path, sidecar: bool, psf: Path | None = None) -> Files:
         """Name the sidecar after the image."""
-        record = image.with_name(f"{image.name}.json") if sidecar else None
+        record = name_beside(image, ".json") if sidecar else None
         return cls(source, image, record, psf)
 
     @property
@@ -187,7 +189,7 @@ class Task:
 
 def is_batch(sources: Sequence[str], target: str) -> bool:
     """Whether several images may be meant, or their results go to a folder."""
-    return len(sources) > 1 or _is_folder(target) or Path(sources[0]).is_dir() or _is_glob(*sources)
+    return len(sources) > 1 or _is_folder(target) or os.path.isdir(sources[0]) or _is_glob(*sources)
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -271,17 +273,17 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
         for files in batch:
             try:
-                results = task.restore(files, partial(_show_within, bar, files.source.name))
+                name = on_one_line(files.source.name)
+                results = task.restore(files, partial(_show_within, bar, name))
             except KeyboardInterrupt as stop:
                 done = f"{bar.n} of {len(batch)} images were restored before"
                 told = f"{stop} {done}" if str(stop) else f"Stopped: {done}"
                 raise KeyboardInterrupt(f"{told}; the same command goes on.") from None
             except (DmspError, MemoryError) as error:
-                text = " ".join(str(error).split())
-                name = str(files.source)
+                text, name = on_one_line(error), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                bar.write(f"{files.image}: {summarize(results)}")
+                bar.write(f"{on_one_line(files.image)}: {summarize(results)}")
             bar.update()
         bar.set_postfix_str("")
     return len(failures)
@@ -479,10 +481,12 @@ def _listed(failures: list[str]) -> Iterator[None]:
 
 def _find(source: str) -> list[Path]:
     path = Path(source)
-    if not path.is_dir() and not _is_glob(source):
+    if not os.path.isdir(source) and not _is_glob(source):
         # Also a missing one: one name that is wrong does not stop the others.
         return [path]
-    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
+    candidates = (
+        path.iterdir() if os.path.isdir(source) else map(Path, glob.glob(source, recursive=True))
+    )
     # Hidden files are other programs' notes on images.
     found = sorted(
         p
@@ -497,12 +501,12 @@ def _find(source: str) -> list[Path]:
 
 def _is_glob(source: str) -> bool:
     """Whether this is a pattern, and not the name of a file that has such characters."""
-    return glob.has_magic(source) and not Path(source).exists()
+    return glob.has_magic(source) and not os.path.exists(source)
 
 
 def _is_folder(name: str) -> bool:
     separators = (os.sep, os.altsep or os.sep)
-    return Path(name).is_dir() or name.endswith(separators)
+    return os.path.isdir(name) or name.endswith(separators)
 
 
 def _parse_planes(text: str) -> list[int | slice]:
@@ -520,7 +524,7 @@ def _parse_planes(text: str) -> list[int | slice]:
 
 def _as_folder(name: str) -> Path:
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
+    if os.path.isfile(path) or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
 
@@ -550,5 +554,8 @@ def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:
 
 
 def _identity(path: Path) -> str:
-    """Return what is equal for two names of one file; on many disks case makes no difference."""
-    return os.path.realpath(path).casefold()
+    """Return what is equal for two names of one file; on many disks case makes no difference.
+
+    Nor does it there whether an accent is a letter of its own.
+    """
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()

@@ -237,7 +237,7 @@ class Settings:
     background: Any = option(
         None,
         "Intensity of black, in the image's units: subtracted first, added at the end.",
-        "float, optional",
+        "float, optional; for mosaics also one for each filter",
         label="Background",
         flag="--background",
         auto="0 for 8 bits, else the 0.1 percentile",
@@ -380,7 +380,9 @@ def _psf(help: str, auto: str) -> Any:
         flag="--psf",
         auto=auto,
         metavar="FILE|gaussian:S|motion:L,A",
-        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1.",
+        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin "
+        "is the central pixel, of even sides the central one that is nearest to the mass; one in "
+        "the first pixel is moved there. A background is subtracted, and said in the warnings.",
         folded=False,
     )
 
@@ -548,7 +550,7 @@ class Demosaic(Settings):
     white: Any = option(
         None,
         "Intensity of white, in the image's units.",
-        "float, optional",
+        "float, or one for each filter, optional",
         label="White",
         flag="--white",
         auto="255 for 8 bits, else the 99.9 percentile",
@@ -561,9 +563,9 @@ class Demosaic(Settings):
         "bool, optional",
         label="Linear",
         flag="--linear/--no-linear",
-        auto="linear above 8 bits",
-        more="They are then restored under the curve of photographs. Arrays of mixing weights are "
-        "never encoded.",
+        auto="linear above 8 bits; floats by how they are spaced, or look",
+        more="What was chosen is in the record, with a warning where it is close. Linear values "
+        "are restored under the curve of photographs. Arrays of mixing weights are never encoded.",
     )
 
 

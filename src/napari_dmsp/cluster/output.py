@@ -14,7 +14,7 @@ import zarr
 
 from ..core.job import describe_planes
 from ..errors import DmspError
-from ..files import check_folder
+from ..files import check_folder, name_beside
 from ..files.stacks import Axis, Stack, ZarrFormat, open_stack
 from ..files.zarr import ome_metadata, ome_order
 from ..plan import Done, Kept, LeftOut, Pixels, Plan, Plane, Surveyed, run_on
@@ -165,7 +165,7 @@ class _Output:
 
     @property
     def notes(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.progress")
+        return name_beside(self.path, ".progress")
 
     @property
     def identity(self) -> str:

@@ -314,7 +314,8 @@ def fingerprint(plan: Plan, source: str) -> str:
 
 def _make_ramp(side: int, low: Any, high: Any) -> NDArray[np.float64]:
     """Make an image from black to white where those are sensible; else let others complain."""
-    low, high = (None if np.ndim(level) else level for level in (low, high))
+    # There may be one for each filter.
+    low, high = (None if level is None else float(np.mean(level)) for level in (low, high))
     if low is None:
         low = 0.0 if high is None else high - 1
     if high is None:

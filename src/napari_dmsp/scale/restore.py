@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..cluster.lazy import DaskSource, make_lazy
 from ..cluster.stacks import Source, as_dask, as_stack
 from ..core.blind import MAX_SIZE
-from ..core.inputs import check_psf
+from ..core.inputs import check_psf, take_array
 from ..errors import DmspError
 from ..plan import Axes, Plan, magnification, try_settings
 from ..plan.survey import period
@@ -147,6 +147,9 @@ def restore(
     given = mask is None or isinstance(mask, str)
     try_settings(task.replace(mask=None, channel_axis=None), axes.colours is not None, "cpu")
     psf, scale = getattr(task, "psf", None), magnification(task)
+    if psf is not None:
+        psf = take_array(psf, "psf")
+        task = task.replace(psf=psf)
     if halo is None:
         unknown = getattr(task, "psf_size", None) or MAX_SIZE if task.blind else 0
         halo = HALO + math.ceil((unknown if psf is None else max(np.shape(psf), default=0)) / 2)
