@@ -402,21 +402,12 @@ def interruptible(token: Token | None) -> Iterator[None]:
     if token is None:
         yield
         return
-    from torch.overrides import TorchFunctionMode
+    from ..core.device import Watch
 
-    wanted = token
-    wanted.check()
-
+    token.check()
     # Modes belong to a thread. Hooks of the networks would not do: the data step of a large
     # image, which evaluates none, takes seconds too.
-    class Mode(TorchFunctionMode):
-        def __torch_function__(
-            self, function: Any, _: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            wanted.check()
-            return function(*args, **(kwargs or {}))
-
-    with Mode():
+    with Watch(token.check):
         yield
 
 
