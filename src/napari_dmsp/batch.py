@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from .core import (
 )
 from .core.inputs import check_image, check_mask
 from .core.job import describe_planes
-from .errors import DmspError
+from .errors import DmspError, on_one_line
 from .files import (
     NUMPY,
     SUFFIXES,
@@ -37,6 +38,7 @@ from .files import (
     check_writable,
     fit_dtype,
     fitting_suffix,
+    name_beside,
     read_planes,
     write_image,
     write_json,
@@ -75,7 +77,7 @@ class Files:
     @classmethod
     def of(cls, source: Path, image: Path, sidecar: bool, psf: Path | None = None) -> Files:
         """Name the sidecar after the image."""
-        record = image.with_name(f"{image.name}.json") if sidecar else None
+        record = name_beside(image, ".json") if sidecar else None
         return cls(source, image, record, psf)
 
     @property
@@ -224,7 +226,9 @@ class Task:
         side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
         if side > LARGEST_PROBE:
             return
-        ramp = _make_ramp(side, self.options.get("background"), self.options.get("white"))
+        levels = (self.options.get(name) for name in ("background", "white"))
+        # There may be one for each filter.
+        ramp = _make_ramp(side, *(v if v is None else float(np.mean(v)) for v in levels))
         if self.mosaic:
             self._job(ramp, None)
         else:
@@ -260,7 +264,7 @@ class Task:
 
 def is_batch(sources: Sequence[str], target: str) -> bool:
     """Whether several images may be meant, or their results go to a folder."""
-    return len(sources) > 1 or _is_folder(target) or Path(sources[0]).is_dir() or _is_glob(*sources)
+    return len(sources) > 1 or _is_folder(target) or os.path.isdir(sources[0]) or _is_glob(*sources)
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -344,13 +348,13 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
         for files in batch:
             try:
-                results = task.restore(files, partial(_run_within, bar, files.source.name))
+                name = on_one_line(files.source.name)
+                results = task.restore(files, partial(_run_within, bar, name))
             except (DmspError, MemoryError) as error:
-                text = " ".join(str(error).split())
-                name = str(files.source)
+                text, name = on_one_line(error), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                bar.write(f"{files.image}: {summarize(results)}")
+                bar.write(f"{on_one_line(files.image)}: {summarize(results)}")
             bar.update()
         bar.set_postfix_str("")
     return len(failures)
@@ -501,10 +505,12 @@ def _listed(failures: list[str]) -> Iterator[None]:
 
 def _find(source: str) -> list[Path]:
     path = Path(source)
-    if not path.is_dir() and not _is_glob(source):
+    if not os.path.isdir(source) and not _is_glob(source):
         # Also a missing one: one name that is wrong does not stop the others.
         return [path]
-    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
+    candidates = (
+        path.iterdir() if os.path.isdir(source) else map(Path, glob.glob(source, recursive=True))
+    )
     # Hidden files are other programs' notes on images.
     found = sorted(
         p
@@ -519,12 +525,12 @@ def _find(source: str) -> list[Path]:
 
 def _is_glob(source: str) -> bool:
     """Whether this is a pattern, and not the name of a file that has such characters."""
-    return glob.has_magic(source) and not Path(source).exists()
+    return glob.has_magic(source) and not os.path.exists(source)
 
 
 def _is_folder(name: str) -> bool:
     separators = (os.sep, os.altsep or os.sep)
-    return Path(name).is_dir() or name.endswith(separators)
+    return os.path.isdir(name) or name.endswith(separators)
 
 
 def _parse_planes(text: str) -> list[int | slice]:
@@ -542,7 +548,7 @@ def _parse_planes(text: str) -> list[int | slice]:
 
 def _as_folder(name: str) -> Path:
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
+    if os.path.isfile(path) or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
 
@@ -572,8 +578,11 @@ def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:
 
 
 def _identity(path: Path) -> str:
-    """Return what is equal for two names of one file; on many disks case makes no difference."""
-    return os.path.realpath(path).casefold()
+    """Return what is equal for two names of one file; on many disks case makes no difference.
+
+    Nor does it there whether an accent is a letter of its own.
+    """
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 def _make_ramp(side: int, low: float | None, high: float | None) -> NDArray[np.float64]:

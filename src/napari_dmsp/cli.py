@@ -6,6 +6,8 @@ What takes long to import is imported in the commands, so that ``--help`` comes 
 from __future__ import annotations
 
 import inspect
+import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import DmspError
+from .errors import DmspError, on_one_line
 from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse
 
 if TYPE_CHECKING:
@@ -124,6 +126,10 @@ def main(
     ] = False,
 ) -> None:
     """Restore images with deep mean-shift priors (Bigdeli et al., NIPS 2017)."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names may have letters that the terminal does not: escapes are better than no report.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _command(kind: type[Settings]) -> Callable[..., None]:
@@ -261,7 +267,7 @@ def train(
             note=note,
         )
         scores = ", ".join(f"{k} {v:.2f} dB" for k, v in card["validation_psnr"].items())
-        typer.echo(f"{card['training']['steps']} steps, validation {scores}\n{out}")
+        typer.echo(f"{card['training']['steps']} steps, validation {scores}\n{on_one_line(out)}")
 
 
 @app.command()
@@ -284,7 +290,7 @@ def demo(
         result = run_with_bar(example.prepare(case, iterations, seed))
         before, after = example.write_comparison(path, case, result.image)
         typer.echo(f"PSNR {before:.2f} dB before, {after:.2f} dB after")
-        typer.echo(f"{summarize([result])}\n{path}")
+        typer.echo(f"{summarize([result])}\n{on_one_line(path)}")
         if show is not None:
             show(case, result)
 
@@ -295,7 +301,7 @@ def _one_line_errors(kind: type[Settings] | None = None) -> Iterator[None]:
     try:
         yield
     except DmspError as error:
-        text = " ".join(str(error).split())
+        text = on_one_line(" ".join(str(error).split()))
         typer.echo(f"Error: {text if kind is None else in_words(text, kind, 'shell')}", err=True)
         raise typer.Exit(2) from None
 
@@ -354,7 +360,7 @@ def _restore(
         if sidecar or save_psf:
             raise DmspError("--sidecar and --save-psf are not for an OUT like out.zarr.")
         batch.restore_stack(task, sources, target, scheduler, planes, survey or Survey.plane)
-        typer.echo(target)
+        typer.echo(on_one_line(target))
         return
     if scheduler or planes or survey:
         raise DmspError(
@@ -368,7 +374,7 @@ def _restore(
         return
     single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
     results = task.restore(single, batch.run_with_bar)
-    typer.echo("\n".join([batch.summarize(results), *map(str, single.outputs)]))
+    typer.echo("\n".join([batch.summarize(results), *map(on_one_line, single.outputs)]))
 
 
 def _record(given: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from .core import tasks
 from .core.job import Job, Restoration, run
 from .core.solvers import State
-from .settings import TASKS, Photons, Settings, options
+from .settings import TASKS, Settings, options
 
 _CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
 
@@ -49,12 +49,7 @@ def prepare(settings: Settings, image: ArrayLike, **known: Any) -> Job:
     DmspError
         For input that cannot be restored; the message says what to change.
     """
-    arguments = settings.arguments()
-    noise = arguments.pop("noise")
-    assert not isinstance(noise, Photons)
-    return getattr(tasks, f"prepare_{settings.task}")(
-        image, **arguments, noise_sigma=noise, **known
-    )
+    return getattr(tasks, f"prepare_{settings.task}")(image, **settings.arguments(), **known)
 
 
 def _public(kind: type[Settings]) -> Restore:

@@ -172,8 +172,9 @@ def resize_psf(psf: NDArray[np.floating[Any]], factor: float, size: int) -> NDAr
 FLAT, LOW, AT_STAKE = 0.5, 0.15, 0.01
 # Values below this part of the greatest say nothing of where a PSF is: noise and halos.
 FAINT = 0.05
-# Part of the sum that the outermost pixels, or negative ones, hold at most without a warning.
-CUT_OFF, NEGATIVE = 0.02, 0.01
+# Part of the sum that the outermost pixels, or negative ones, hold at most without a warning; and
+# the least side in pixels of a PSF whose border is looked at.
+CUT_OFF, NEGATIVE, SMALL = 0.02, 0.01, 7
 
 
 def clean_psf(
@@ -314,11 +315,12 @@ def _is_cut_off(psf: NDArray[np.float64]) -> bool:
     """Whether a PSF that falls towards the border does not reach zero there.
 
     Lines, disks and squares may fill their frames: those touch it with few pixels, or do not fall.
+    So do small ones that are typed by hand.
     """
     inner = tuple(slice(1, -1) if n > 2 else slice(None) for n in psf.shape)
     ring = np.ones(psf.shape, bool)
     ring[inner] = False
-    if not ring.any():
+    if max(psf.shape) < SMALL or not ring.any():
         return False
     border = psf[ring]
     return bool(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..errors import DmspError
 from .blind import count_evaluations, descend_blind, search_blind
-from .data import Gaussian
+from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
 from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
-from .noise import is_sharp, noise_bounds, patch_sigma, shot_line
+from .noise import ShotLine, is_sharp, patch_sigma, shot_line, smooth
 from .operators import Convolution, Mosaic, Resize
 from .prior import load_prior
 from .psf import crop_psf
@@ -131,27 +131,39 @@ def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
 def _mosaic_problem(
     given: Input, filters: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
 ) -> Problem:
-    """State the problem of a mosaic, with the noise level of the values as encoded."""
-    y, slope, decode, gains = given.observed, 1.0, None, None
-    if encoding is not None:
-        slope, decode = encoding.slope, encoding.decode
-        red, green, blue = encoding.gains.flatten().tolist()
-        y, gains = encoding.encode(y, filters), (red, green, blue)
+    """State the problem of a mosaic, with the noise of the values as encoded."""
+    y, line = given.observed, given.noise
+    curve: dict[str, Any] = {}
     kept = (filters.sum(0) > 0).to(y)[None, None]
-    data = Gaussian(
-        operator=Mosaic(filters), y=y, weights=kept if given.kept is None else kept * given.kept
-    )
+    kept = kept if given.kept is None else kept * given.kept
+    if encoding is not None:
+        y = encoding.encode(y, filters)
+        red, green, blue = encoding.gains.flatten().tolist()
+        curve = {
+            "decode": encoding.decode,
+            "slope": encoding.slope,
+            "gains": (red, green, blue),
+        }
+    operator = Mosaic(filters)
+    if isinstance(line, ShotLine):
+        variance: Callable[[Tensor], Tensor] = line.variance
+        if encoding is not None:
+            variance = partial(encoding.variance, variance, filters)
+        light = operator.forward(smooth(operator.start(y, kept)))
+        data: Gaussian = PoissonGaussian.of(operator, y, kept, variance, light)
+    else:
+        data = Gaussian(operator=operator, y=y, weights=kept)
 
     def bounds() -> tuple[float, float]:
-        sigma = patch_sigma(y, tile.sum(0) > 0)
+        sigma = patch_sigma(y, tile.sum(0) > 0, kept)
         return sigma, sigma
 
-    return Problem(data, MOSAIC, bounds, decode=decode, slope=slope, gains=gains)
+    return Problem(data, MOSAIC, bounds, **curve)
 
 
 def _encoding(given: Input, filters: Tensor) -> Encoding:
     if given.reference is None or given.reference.encoding is None:
-        return Encoding.of(given.observed, filters)
+        return Encoding.of(given.observed, filters, given.kept)
     *gains, slope = given.reference.encoding
     return Encoding(given.observed.new_tensor(gains)[:, None, None], slope)
 
@@ -159,28 +171,16 @@ def _encoding(given: Input, filters: Tensor) -> Encoding:
 def _blur_problem(
     given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
 ) -> Problem:
+    """State the problem of a blur; where there are few photons, light makes most of the noise."""
     psf = torch.from_numpy(kernel).to(given.observed)
-    operator = Convolution(psf, given.shape)
+    operator, line = Convolution(psf, given.shape), None
     if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
-        return replace(_fluorescence_problem(given, operator), psf=psf)
-    return replace(Problem.of(given, operator, schedule), psf=psf)
-
-
-def _fluorescence_problem(given: Input, operator: Convolution) -> Problem:
-    """State the problem of few photons: the more light, the more noise, unless it is given."""
-    if given.reference is not None:
-        line = given.reference.shot
-    else:
-        line = shot_line(given.observed) if given.noise_sigma is None else None
-    problem = Problem.of(given, operator, FLUORESCENCE)
-    if line is None:
-        return problem
-    y, kept = given.observed, given.kept
-    weights = line.weights(y)
-    bounds = partial(noise_bounds, Gaussian(operator=operator, y=weights * y))
-    weights = weights.square() if kept is None else weights.square() * kept
-    data = replace(problem.data, weights=weights)
-    return replace(problem, data=data, noise_bounds=bounds, shot=line)
+        schedule = FLUORESCENCE
+        if given.reference is not None:
+            line = given.reference.shot
+        elif given.noise is None:
+            line = shot_line(given.observed, given.kept)
+    return replace(Problem.of(given, operator, schedule, line), psf=psf)
 
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:

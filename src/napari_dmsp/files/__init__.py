@@ -19,8 +19,6 @@ from .records import (
     check_folder,
     check_writable,
     name_beside,
-    shown,
-    tolerate_any_text,
     write_json,
     written_whole,
 )
@@ -45,8 +43,6 @@ __all__ = [
     "read_mask",
     "read_planes",
     "read_psf",
-    "shown",
-    "tolerate_any_text",
     "write_image",
     "write_json",
     "write_psf",

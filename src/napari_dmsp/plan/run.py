@@ -405,8 +405,8 @@ def interruptible(token: Token | None) -> Iterator[None]:
     from ..core.device import Watch
 
     token.check()
-    # Modes belong to a thread. Hooks of the networks would not do: the data step of a large
-    # image, which evaluates none, takes seconds too.
+    # Hooks of the prior would not do: the data step of a large image, which evaluates none, takes
+    # seconds too.
     with Watch(token.check):
         yield
 

@@ -22,7 +22,7 @@ from dask.delayed import Delayed
 from dask.optimization import cull
 
 from ..errors import DmspError
-from ..files import check_folder
+from ..files import check_folder, name_beside
 from .stacks import (
     Axis,
     Pixels,
@@ -122,7 +122,7 @@ class _Output:
 
     @property
     def notes(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.progress")
+        return name_beside(self.path, ".progress")
 
     @property
     def _plan(self) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ..core import prepare_deblur, prepare_demosaic, prepare_superres, run
 from ..core.blind import MAX_SIZE
+from ..core.inputs import take_array
 from ..errors import DmspError
 from ..files import fit_dtype
 from .stacks import Pixels, Source, Stack, as_stack, from_numpy, layer
@@ -89,7 +90,7 @@ def deblur(
     Constant tiles stay as they are.
     """
     stack = as_stack(source, channel_axis)
-    given = None if psf is None else np.asarray(psf)
+    given = None if psf is None else take_array(psf, "psf")
     largest = psf_size or MAX_SIZE if given is None else max(given.shape, default=0)
     arguments = {"psf": given, "psf_size": psf_size} | options
     task = Task("deblur", prepare_deblur, arguments, np.dtype(dtype), stack.channel_axis)
@@ -138,7 +139,7 @@ def superres(
         As for `deblur`.
     """
     stack = as_stack(source, channel_axis)
-    given = None if psf is None else np.asarray(psf)
+    given = None if psf is None else take_array(psf, "psf")
     arguments = {"scale": scale, "psf": given} | options
     task = Task("superres", prepare_superres, arguments, np.dtype(dtype), stack.channel_axis)
     if halo is None:

@@ -106,8 +106,9 @@ class Task:
         psf = self.arguments.get("psf")
         side = max(2 * MIN_SIDE, 0 if psf is None else max(psf.shape, default=0))
         low, high = self.arguments.get("background"), self.arguments.get("white")
-        low = 0.0 if low is None else low
-        high = low + 1 if high is None else high
+        # There may be one for each filter.
+        low = 0.0 if low is None else float(np.mean(low))
+        high = low + 1 if high is None else float(np.mean(high))
         ramp = np.linspace(low, high, side * side).reshape(side, side, 1)
         self.job(ramp if self.channel_axis is None else np.repeat(ramp, 3, -1), device="cpu")
 

@@ -74,7 +74,8 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
         image = np.rint(grey).astype(np.uint8) if image.dtype == np.uint8 else grey
     image = image.reshape(*image.shape[:2], channels)
     if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
+        # Decoders may give arrays that nobody may write to, of which torch makes no tensors.
+        return np.require(image, requirements=["C", "W"])
     values = image.astype(np.float32)
     low, high = np.percentile(values, [0.1, 99.9])
     if not high > low:
@@ -105,9 +106,7 @@ class PatchSampler:
             usable = [im / np.float32(255) if im.dtype == np.uint8 else im for im in usable]
         self.scale = 1 / 255 if usable[0].dtype == np.uint8 else 1.0
         self.patch = patch
-        # Decoders may give arrays that nobody may write to, of which torch makes no tensors.
-        flat = (np.require(im.reshape(-1, im.shape[2]), requirements="W") for im in usable)
-        self.pixels = torch.cat([torch.from_numpy(pixels) for pixels in flat])
+        self.pixels = torch.cat([torch.from_numpy(im.reshape(-1, im.shape[2])) for im in usable])
         self.pixels = self.pixels.to(device)
         sizes = torch.tensor([im.shape[:2] for im in usable])
         area = sizes.prod(1)
