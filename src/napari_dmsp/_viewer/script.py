@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..plan.axes import CHANNEL_NAMES, ArraySource, Axes
 from ..plan.parts import Plan
-from ..settings import Settings
+from ..settings import Photons, Settings
 from ..windows import Grid
 from .layers import Selection
 from .masks import LayerMask, MaskSource
@@ -253,6 +253,8 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
         "import numpy as np",
         f"from napari_dmsp import {task}",
     ]
+    if isinstance(call.settings.noise, Photons):
+        head.append("from napari_dmsp.settings import Photons")
     if isinstance(call.psf, ShapedPsf):
         head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
     if isinstance(mask, LayerMask):
@@ -303,8 +305,6 @@ def _write_plane(
         arrays["psf"] = call.psf.code()
     if isinstance(settings.mask, LayerMask):
         arrays["mask"] = f"mask.read(np.s_[{here}], {selection.axes})"
-    if isinstance(record.get("pattern"), list):
-        arrays["pattern"] = repr(record["pattern"])
     written = settings.replace(**same).code(**arrays)
     if about["stopped"]:
         plane = f"({', '.join(names)},) == {last} and " if names else ""

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
-from ..settings import Photons, Settings
+from ..settings import Settings
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
@@ -51,12 +51,7 @@ def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
     DmspError
         For input that cannot be restored; the message says what to change.
     """
-    arguments = settings.arguments()
-    noise = arguments.pop("noise")
-    assert not isinstance(noise, Photons)
-    prepared: Job = globals()[f"prepare_{settings.task}"](
-        image, **(arguments | {"noise_sigma": noise} | known)
-    )
+    prepared: Job = globals()[f"prepare_{settings.task}"](image, **(settings.arguments() | known))
     return prepared
 
 

@@ -60,8 +60,9 @@ class Survey:
     @property
     def known(self) -> dict[str, Any]:
         """As arguments of `prepare`."""
-        names = ("prior", "reference", "noise_sigma", "psf")
-        values = {name: getattr(self, name) for name in names}
+        values = {"noise": self.noise_sigma} | {
+            name: getattr(self, name) for name in ("prior", "reference", "psf")
+        }
         known = {name: value for name, value in values.items() if value is not None}
         # A size is for what is unknown.
         return known if self.psf is None else known | {"psf_size": None}
