@@ -1,5 +1,7 @@
 import json
 import os
+import signal
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from napari_dmsp import deblur
 from napari_dmsp.batch import Files, Task, _stack_psfs, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
+from napari_dmsp.core import tasks
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
@@ -447,6 +450,67 @@ def test_an_interrupt_keeps_what_is_whole(images, monkeypatch):
     assert result.exit_code not in (0, 2)
     assert written("out") == ["a.png", "a.png.json"]
     assert "1 image was not restored:\n  in" in result.stderr
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Let the user press Ctrl-C at an evaluation of the prior, counted from 1 over all planes."""
+
+    def press(at):
+        evaluations = []
+        prepare = tasks.prepare_task
+
+        def watched(*arguments, **options):
+            job = prepare(*arguments, **options)
+
+            def steps(generator):
+                for state in job._steps(generator):
+                    evaluations.append(state)
+                    if len(evaluations) == at:
+                        signal.raise_signal(signal.SIGINT)
+                    yield state
+
+            return replace(job, _steps=steps)
+
+        monkeypatch.setattr(tasks, "prepare_task", watched)
+
+    return press
+
+
+def test_ctrl_c_keeps_the_estimate(pair, ctrl_c):
+    expected = deblur(
+        iio.imread("in/a.png"), gaussian_psf(1), callback=lambda state: state.evaluation == 3
+    )
+    ctrl_c(3)
+    result = run("deblur", "in/a.png", "out.tif", "--psf", "gaussian:1", "--dtype", "float32")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].endswith(
+        "Stopped after 3 evaluations: out.tif holds the estimate."
+    )
+    np.testing.assert_array_equal(tifffile.imread("out.tif"), expected.image)
+
+
+def test_ctrl_c_keeps_the_planes_that_are_done(stack, ctrl_c):
+    ctrl_c(2)
+    arguments = ("--sidecar", "--dtype", "float32")
+    result = run(*DEBLUR, "in/s.tif", "out.tif", *arguments)
+    assert result.exit_code == 130
+    assert "out.tif holds 3 of 4 planes, the last after 1 evaluations" in result.stderr
+    found = tifffile.imread("out.tif")
+    assert np.isnan(found[1, 1]).all()
+    assert np.isfinite(found.reshape(4, 16, 20)[:3]).all()
+    record = json.loads(Path("out.tif.json").read_text())
+    assert record["stopped"] is True
+    assert record["evaluations"] == [None, 1, 1, None]
+
+
+def test_ctrl_c_ends_a_batch(pair, ctrl_c):
+    ctrl_c(1)
+    result = run(*DEBLUR, "in", "out")
+    assert result.exit_code == 130
+    assert "a.png holds the estimate" in result.stderr
+    assert "0 of 2 images were restored before" in result.stderr
+    assert written("out") == ["a.png", "a.png.json"]
 
 
 def test_folders_that_cannot_be_made(pair):

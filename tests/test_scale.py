@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import napari_dmsp
 from napari_dmsp import core, scale
 from napari_dmsp.cli import app
+from napari_dmsp.cluster import output
 from napari_dmsp.cluster.lazy import plan_of
 from napari_dmsp.cluster.stacks import as_stack
 from napari_dmsp.core import tasks
@@ -55,6 +57,10 @@ class Counter:
             if self.calls == self.stop:
                 raise RuntimeError("stopped")
         return smooth(x, sigma)
+
+    def __getstate__(self):
+        # What it counts does not make it another denoiser.
+        return {"denoiser": smooth}
 
 
 @pytest.fixture
@@ -447,6 +453,68 @@ def test_a_stopped_run_goes_on(tmp_path):
     np.testing.assert_array_equal(zarr.open(out, mode="r")[:], expected)
 
 
+def test_an_interrupt_keeps_what_is_done(tmp_path):
+    stack, out = np.stack([texture((40, 48), s) for s in range(4)]), tmp_path / "out.zarr"
+    lazy = scale.deblur(stack, PSF, prior=smooth, **FAST)
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(KeyboardInterrupt, match="2 of 4 parts are restored and kept in"):
+            scale.write(lazy, out, progress=interrupt)
+        counts = []
+        scale.write(lazy, out, progress=lambda *state: counts.append(state))
+    assert counts[0] == (2, 4)
+    np.testing.assert_array_equal(zarr.open(out, mode="r")[:], lazy.compute())
+
+
+def test_another_denoiser_is_another_setting(tmp_path):
+    """Two denoisers of one name must never be mixed."""
+    stack, out = np.stack([texture((40, 48), s) for s in range(2)]), tmp_path / "out.zarr"
+
+    def denoiser(width):
+        return lambda x, sigma: torch.nn.functional.avg_pool2d(x, width, 1, width // 2)
+
+    def interrupt(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    first, second = (scale.deblur(stack, PSF, prior=denoiser(n), **FAST) for n in (3, 5))
+    with pytest.raises(KeyboardInterrupt):
+        scale.write(first, out, progress=interrupt)
+    with pytest.raises(DmspError, match="other input or settings"):
+        scale.write(second, out)
+    scale.write(first, out)
+    np.testing.assert_array_equal(zarr.open(out, mode="r")[:], first.compute())
+
+
+def test_the_record_stays_with_the_pixels(tmp_path):
+    stack = np.stack([texture((70, 64), 0), np.full((70, 64), 3, "f4"), texture((70, 64), 1)])
+    out = tmp_path / "out.zarr"
+    options = {"psf_size": 3, "method": "sgd", "iterations": 1, "prior": smooth}
+    returned = scale.write(scale.deblur(stack, **options), out, about={"input": "a.tif"})
+    record = zarr.open(out, mode="r").attrs["napari-dmsp"]
+    assert record == returned
+    alone = [napari_dmsp.deblur(stack[i], **options) for i in (0, 2)]
+    assert record["noise_sigma"] == [alone[0].noise_sigma, None, alone[1].noise_sigma]
+    assert record["settings"]["task"] == "deblur"
+    assert record["evaluations"] == [1, None, 1]
+    np.testing.assert_array_equal(np.float32(record["psf"][2]), alone[1].psf)
+    assert record["psf"][1] is None
+    assert record["input"] == "a.tif"
+    assert record["warnings"] is not None
+
+
+@pytest.mark.usefixtures("big")
+def test_the_record_of_a_plane_of_parts(tmp_path):
+    lazy = scale.deblur(texture((200, 90)), PSF, chunks=100, prior=smooth, iterations=2)
+    record = scale.write(lazy, tmp_path / "out.zarr")
+    assert record["evaluations"] == 2 * 2
+    assert record["noise_sigma"] == make_survey(plan_of(lazy), [()], None).noise_sigma
+
+
 def test_outputs_are_safe(tmp_path, ome):
     path, _ = ome()
     array = scale.deblur(path, PSF, prior=smooth, **FAST)
@@ -579,6 +647,40 @@ def test_bad_command_lines(tmp_path, monkeypatch, ome, arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert not Path("out.zarr").exists()
+
+
+def test_beside_a_stack(tmp_path, ome):
+    path, _ = ome()
+    out, psf = tmp_path / "out.zarr", tmp_path / "psf.tif"
+    arguments = ("--psf", "gaussian:1", "--iterations", 1, "--sidecar", "--save-psf", psf)
+    result = run_cli("deblur", path, out, *arguments)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out.zarr.json").read_text())
+    assert record == zarr.open(out, mode="r").attrs["napari-dmsp"]
+    assert record["options"]["psf"] == "gaussian:1"
+    assert len(record["noise_sigma"]) == 6
+    np.testing.assert_allclose(tifffile.imread(psf), gaussian_psf(1), rtol=1e-6)
+    assert run_cli("deblur", path, out, *arguments, "--overwrite").exit_code == 0
+
+
+def test_the_shell_says_what_it_keeps_of_a_stack(tmp_path, ome, monkeypatch):
+    path, _ = ome()
+    out, write = tmp_path / "out.zarr", output.ZarrSink.write
+
+    def interrupt(sink, window, block):
+        if window[1].start == 2:
+            raise KeyboardInterrupt
+        write(sink, window, block)
+
+    monkeypatch.setattr(output.ZarrSink, "write", interrupt)
+    arguments = ("--psf", "gaussian:1", "--iterations", 1)
+    with dask.config.set(scheduler="synchronous"):
+        result = run_cli("deblur", path, out, *arguments)
+    assert result.exit_code == 130
+    (told,) = [line for line in result.stderr.splitlines() if "Stopped" in line]
+    assert "2 of 6 parts are restored and kept" in told
+    monkeypatch.undo()
+    assert run_cli("deblur", path, out, *arguments).exit_code == 0
 
 
 def test_only_stacks_need_dask(tmp_path, ome):

@@ -20,7 +20,7 @@ from ..files.zarr import ome_metadata, ome_order
 from ..plan import Done, Kept, LeftOut, Pixels, Plan, Plane, Surveyed, run_on
 from ..plan.survey import Survey, groups
 from ..windows import Window
-from .lazy import identity, plan_of
+from .lazy import plan_of
 from .stacks import result_axes
 from .workers import workers
 
@@ -97,6 +97,7 @@ def write(
         notes = _Notes(output.notes, plan)
         _fill(plan, output, notes, client, progress)
         record = (about or {}) | notes.record()
+    record = json.loads(json.dumps(record), parse_constant=lambda _: None)
     output.finish(record)
     return record
 
@@ -168,12 +169,6 @@ class _Output:
         return name_beside(self.path, ".progress")
 
     @property
-    def identity(self) -> str:
-        """What tells an output of other input or settings."""
-        plan = plan_of(self.array)
-        return self.array.name if plan is None else identity(plan)
-
-    @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
         return self.path.is_dir() and self.notes.is_file() and any(_lines(self.notes))
@@ -198,7 +193,8 @@ class _Output:
                 f"output {self.path} exists and is no zarr folder; choose another name."
             )
         if self.begun:
-            if next(_lines(self.notes), None) == {"identity": self.identity}:
+            # The names of dask arrays depend on all that was done, and to what.
+            if next(_lines(self.notes), None) == {"array": self.array.name}:
                 return
             if not overwrite:
                 raise DmspError(
@@ -239,12 +235,11 @@ class _Output:
             **extra,
         )
         # Last: what a kill leaves before is made anew.
-        self.notes.write_text(json.dumps({"identity": self.identity}) + "\n", encoding="utf-8")
+        self.notes.write_text(json.dumps({"array": self.array.name}) + "\n", encoding="utf-8")
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record down and remove the notes, without which the output is finished."""
-        known = json.loads(json.dumps(record), parse_constant=lambda _: None)
-        zarr.open(self.path, mode="r+").attrs[RECORD] = known
+        zarr.open(self.path, mode="r+").attrs[RECORD] = record
         self.notes.unlink()
 
 
