@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_dmsp.errors import DmspError, on_one_line
+from napari_dmsp.errors import DmspError
 from napari_dmsp.files import (
     Picture,
     check_output,
