@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_dmsp.errors import DmspError
+from napari_dmsp.errors import DmspError, on_one_line
 from napari_dmsp.files import (
     Picture,
     check_output,
@@ -63,8 +63,26 @@ def test_too_long_names_are_refused_in_a_sentence(tmp_path):
 
 
 def test_shortened_names_stay_different_and_legal(tmp_path):
-    names = ["ü日本🎉.png", "x" * 251 + ".png", os.fsdecode(b"\xff.png"), "a\nb.png"]
-    names = names if os.name == "posix" else names[:1]
+    names = [tmp_path / ("é" * 120 + letter + "x" * 14) for letter in "ab"]
+    records = [name_beside(name, ".json") for name in names]
+    assert len(set(records)) == 2
+    for record in records:
+        assert len(os.fsencode(record.name)) <= 255
+        write_json(record, {})
+
+
+def test_names_are_shown_on_one_line():
+    assert on_one_line("a\nb\x1b[0m") == r"a\nb\x1b[0m"
+    assert on_one_line("細胞 é.tif") == "細胞 é.tif"
+    on_one_line(os.fsdecode(b"\xff")).encode("utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_reports_in_any_encoding(tmp_path, encoding):
+    (tmp_path / "in").mkdir()
+    names = (
+        ["ü日本🎉.png", os.fsdecode(b"\xff.png"), "a\nb.png"] if os.name == "posix" else ["ü日.png"]
+    )
     for name in names:
         save(tmp_path / "in" / name, np.kron(GREY, np.ones((2, 2), np.uint8)))
     code = "import napari_dmsp.cli; napari_dmsp.cli.app()"
