@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DmspError
-from ..files import fit_dtype
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, say_plane
 from .parts import Part, Plan, Readers, Task, constant_pixel
@@ -211,11 +210,16 @@ class Work:
 
     def block(self, image: Pixels) -> Pixels:
         """Return the part of a restored window as it is written."""
+        # Formats of files take long to import: later than a panel is opened.
+        from ..files import fit_dtype
+
         inner = image[self.part.crop]
         return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
 
     def constant_block(self, value: Pixels) -> Pixels:
         """Return a part all of whose pixels are alike, of which nothing is to be restored."""
+        from ..files import fit_dtype
+
         size = [piece.stop - piece.start for piece in self.part.crop]
         if self.task.makes_colour:
             size.append(3)
