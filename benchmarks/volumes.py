@@ -367,9 +367,15 @@ def tables(rows: list[dict[str, Any]], own: set[str]) -> None:
         for name in dict.fromkeys(r["method"] for r in part):
             cases = best_of([r for r in part if r["method"] == name], own)
             mean = {k: np.mean([c[k] for c in cases]) for k in cases[0]}
-            spread = [np.mean(np.abs([c[k] for c in cases])) for k in ("sum_error", "bright_error")]
+            errors = [np.mean(np.abs([c[k] for c in cases])) for k in ("sum_error", "bright_error")]
             lines.append(
-                [name, *(f"{mean[s]:.2f}" for s in SCORES), *(f"{100 * e:.1f} %" for e in spread), f"{mean['seconds']:.1f}", str(len(cases))]
+                [
+                    name,
+                    *(f"{mean[s]:.2f}" for s in SCORES),
+                    *(f"{100 * e:.1f} %" for e in errors),
+                    f"{mean['seconds']:.1f}",
+                    str(len(cases)),
+                ]
             )
         header = ["", *SCORES, "sum", "bright", "s", "cases"]
         print_table(f"PSF {told}, {photons} photons, PSNR in dB, errors, seconds", header, lines)
