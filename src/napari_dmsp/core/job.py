@@ -199,7 +199,7 @@ def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
             name: first
             if name not in listed and all(value[name] == first for value in found)
             else [value and value[name] for value in values]
-            for name, first in found[0].items()
+            for name, first in (found[0] if found else {}).items()
         }
 
     measured = ("noise_sigma", "evaluations", "seconds") if len(planes) > 1 else ()

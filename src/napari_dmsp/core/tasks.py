@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
+from ..settings import Settings
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
@@ -31,6 +32,27 @@ MAX_SCALE = 8
 SGD_BLIND = 1000
 # What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
 KERNEL_NOISE = 2 / 255
+
+
+def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
+    """Check an image and the settings of its restoration, and return the job to run.
+
+    Parameters
+    ----------
+    settings : Settings
+        The task and its options.
+    image : array_like
+        What is restored.
+    **known : optional
+        Replaces options; or ``reference``, what the image shares with others of which it is a part.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+    """
+    prepared: Job = globals()[f"prepare_{settings.task}"](image, **(settings.arguments() | known))
+    return prepared
 
 
 @own_state()
