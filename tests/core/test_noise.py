@@ -1,5 +1,6 @@
 """Noise from observed samples only, and noise of photons that is known."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -189,8 +190,9 @@ def test_weights_follow_the_light():
     torch.testing.assert_close(told, (0.02 * light + 0.001)[seen])
     assert float(data_term.weights[seen].mean()) == pytest.approx(1)
     assert (data_term.weights[~seen] == 0).all()
+    assert torch.equal(data_term.updated(y - 2 * light, 0.0).weights, data_term.weights)
     # The error y - A x says what A x is.
-    after = data_term.updated(y - 2 * light, 0.0)
+    after = replace(data_term, reweighted=True).updated(y - 2 * light, 0.0)
     told = data_term.scale**2 / after.weights[seen]
     torch.testing.assert_close(told, (0.04 * light + 0.001)[seen])
 
