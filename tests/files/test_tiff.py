@@ -161,6 +161,10 @@ def test_ycbcr(tmp_path, kind):
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
     np.testing.assert_allclose(read_both(path).pixels, expected, atol=2)
+    first, second = (Image.fromarray(part).convert("YCbCr") for part in (smooth, smooth[::-1]))
+    first.save(path, compression=kind, save_all=True, append_images=[second])
+    both = np.stack([expected, expected[::-1]])
+    np.testing.assert_allclose(read_both(path).pixels, both, atol=32 if kind == "jpeg" else 2)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
