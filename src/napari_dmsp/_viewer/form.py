@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
@@ -145,7 +146,8 @@ def read_option(kind: type[Settings], each: Field[Any], about: Option, widget: A
     value = parse(kind, each.name, text)
     low, high = about.limits
     if isinstance(value, int | float) and not low <= value <= high:
-        raise DmspError(f"{each.name}={value} must be between {low:g} and {high:g}.")
+        most = f" and at most {high}" if high < math.inf else ""
+        raise DmspError(f"{each.name}={text} must be at least {low}{most}.")
     return value
 
 

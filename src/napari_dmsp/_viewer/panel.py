@@ -469,7 +469,7 @@ class RunPanel(Container[Widget]):
     def _align(self, settings: Settings) -> int:
         """Return of what a region's first row and column must be multiples."""
         pattern = getattr(settings, "pattern", None)
-        periods = pattern.shape[:2] if isinstance(pattern, np.ndarray) else ()
+        periods = (len(pattern), len(pattern[0])) if isinstance(pattern, list) else ()
         return math.lcm(self.kind.align, *periods)
 
     def _chosen_prior(self) -> str | None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plan.axes import CHANNEL_NAMES, ArraySource, Axes
-from ..plan.parts import Plan, Task
-from ..settings import Settings
+from ..plan.parts import Plan
+from ..settings import Photons, Settings
 from ..windows import Grid
 from .layers import Selection
 from .masks import LayerMask, MaskSource
@@ -106,9 +106,6 @@ class Call:
     def plan(self) -> Plan:
         """The plan, but for the point spread function, which `ready` computes."""
         selection, settings = self.selection, self.settings
-        known = settings.arguments() | {"noise_sigma": settings.noise}
-        for name in ("noise", "mask", "channel_axis"):
-            known.pop(name, None)
         source = ArraySource.of(selection.data, selection.window)
         named = [
             axis
@@ -122,7 +119,7 @@ class Call:
             mask = MaskSource(layer, selection.data, selection.window, selection.axes)
         same = selection.rgb or self.same_dtype
         return Plan.of(
-            Task(settings.task, known),
+            settings.replace(mask=None),
             source,
             axes,
             grid=Grid.inner(axes.size, selection.inner, self.factor),
@@ -256,6 +253,8 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
         "import numpy as np",
         f"from napari_dmsp import {task}",
     ]
+    if isinstance(call.settings.noise, Photons):
+        head.append("from napari_dmsp.settings import Photons")
     if isinstance(call.psf, ShapedPsf):
         head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
     if isinstance(mask, LayerMask):
@@ -265,7 +264,7 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
     if call.developed:
         head.append("from napari_dmsp.core.mosaic import develop")
     if result.dtype.kind in "ui":
-        head.append("from napari_dmsp.files import fit_dtype")
+        head.append("from napari_dmsp.dtypes import fit_dtype")
     names = [f"i{number}" for number in range(len(call.selection.walked))]
     for alike in _alike(restored):
         lines = _write_plane(call, {steps: restored[steps] for steps in alike}, names, result)
@@ -306,8 +305,6 @@ def _write_plane(
         arrays["psf"] = call.psf.code()
     if isinstance(settings.mask, LayerMask):
         arrays["mask"] = f"mask.read(np.s_[{here}], {selection.axes})"
-    if isinstance(record.get("pattern"), list):
-        arrays["pattern"] = repr(record["pattern"])
     written = settings.replace(**same).code(**arrays)
     if about["stopped"]:
         plane = f"({', '.join(names)},) == {last} and " if names else ""
