@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .errors import DmspError
+from .windows import MIN_TILE
 
 METHODS = ("annealed", "sgd")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -88,7 +89,10 @@ def parse_pattern(text: str) -> Any:
     """Read a colour filter array: a name, or channel numbers, row by row, like ``0,1/1,2``."""
     if not re.fullmatch(r"[-\d\s,;/]+", text):
         return text
-    return [[int(n) for n in re.findall(r"-?\d+", row)] for row in re.split("[/;]", text)]
+    rows = [[int(n) for n in re.findall(r"-?\d+", row)] for row in re.split("[/;]", text)]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("rows of a colour filter array are alike in length")
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +236,7 @@ class Settings:
         flag="--iterations",
         auto="24, 36 for fluorescence, 30 for superres; 300 for sgd",
         parse=int,
-        limits=(1, math.inf),
+        limits=(1, 1_000_000),
     )
     background: Any = option(
         None,
@@ -271,6 +275,7 @@ class Settings:
         choices=("auto", "512", "1024", "2048", WHOLE),
         metavar="N|auto|whole",
         parse=parse_tile,
+        limits=(MIN_TILE, math.inf),
         more="None takes the whole image. Only memory and speed depend on it: tiles overlap and "
         "are blended, and noise and PSF are those of the whole image.",
     )

@@ -175,18 +175,55 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PoissonGaussian(Gaussian):
-    """Noise that grows with light: weights follow from what A makes of an estimate.
+    """Noise that grows with light, as that of photons does: weights follow from the light.
 
     Attributes
     ----------
     variance : callable
-        Variance of the noise by the value of a sample, see `noise.ShotLine`.
+        Variance of samples by the value that they have on average.
+    scale : float
+        Noise level of samples of weight 1, from which ``sigma`` begins.
     kept : Tensor, optional
         0 where ``y`` has no sample, else 1.
+    reweighted : bool
+        Whether weights follow the estimate as it improves.
     """
 
     variance: Callable[[Tensor], Tensor]
+    scale: float = 1.0
     kept: Tensor | None = None
+    reweighted: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        operator: Operator,
+        y: Tensor,
+        kept: Tensor | None,
+        variance: Callable[[Tensor], Tensor],
+        light: Tensor,
+        scale: float | None = None,
+    ) -> Self:
+        """Return the data term of a first guess of the light.
+
+        The mean weight is 1, unless ``scale`` is given.
+        """
+        if scale is None:
+            trust = _weighed(1 / variance(light), kept)
+            count = trust.numel() if kept is None else float(kept.expand_as(trust).sum())
+            scale = math.sqrt(count / float(trust.sum()))
+        data = cls(operator=operator, y=y, variance=variance, scale=scale, sigma=scale, kept=kept)
+        return data.at(light)
+
+    def at(self, light: Tensor) -> Self:
+        """Return the same with the weights of a light, of the shape of the observation."""
+        weights = self.scale**2 / self.variance(light)
+        return replace(self, weights=_weighed(weights, self.kept))
+
+    def updated(self, error: Tensor, spread: float) -> Self:
+        """Return the same with the noise that the current estimate says."""
+        data = super().updated(error, spread)
+        return data.at(self.y - error) if self.reweighted else data
 
 
 def conjugate_gradients(

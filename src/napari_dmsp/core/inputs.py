@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..priors import available_priors
-from ..settings import AUTO_MASK
+from ..settings import AUTO_MASK, Noise, Photons
 from ..windows import MIN_SIDE
 from .device import explain_failures, own_state, pick_device
 from .noise import ShotLine
@@ -30,8 +30,12 @@ DARK, BLOCK = 0.1, 4
 
 
 class Options(TypedDict, total=False):
-    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`."""
+    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`.
 
+    ``noise_sigma`` is another name for ``noise``.
+    """
+
+    noise: Noise
     noise_sigma: float | None
     mask: ArrayLike | str | None
     channel_axis: int | None
@@ -46,6 +50,7 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS = Options(
+    noise=None,
     noise_sigma=None,
     mask=None,
     channel_axis=None,
@@ -186,10 +191,12 @@ class Input:
         return self.options["reference"]
 
     @property
-    def noise_sigma(self) -> float | None:
-        """The noise level on the scale of the prior, if given."""
-        sigma = self.options["noise_sigma"]
-        return None if sigma is None else sigma / self.units.scale
+    def noise(self) -> float | ShotLine | None:
+        """The noise on the scale of the prior, if given."""
+        noise = self.options["noise"]
+        if isinstance(noise, Photons):
+            return ShotLine.of(noise, self.units.low, self.units.scale)
+        return None if noise is None else noise / self.units.scale
 
 
 def read_input(
@@ -200,6 +207,8 @@ def read_input(
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
     options = DEFAULTS | options
+    if options["noise"] is None:
+        options["noise"] = options["noise_sigma"]
     check_options(options)
     axis = options["channel_axis"]
     image = take_array(image, "image")
@@ -551,18 +560,18 @@ def check_psf(
 def check_options(options: Options) -> None:
     """Check the options that all tasks share."""
     method, iterations = options["method"], options["iterations"]
-    noise_sigma, background = options["noise_sigma"], options["background"]
+    noise, background = options["noise"], options["background"]
     if method not in METHODS:
         raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
     if iterations is not None and (iterations < 1 or int(iterations) != iterations):
         raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
     if not -(2**63) <= options["seed"] < 2**63:
         raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
-    for name in ("noise_sigma", "background"):
-        value = options[name]
+    known = None if isinstance(noise, Photons) else noise
+    for name, value in (("noise", known), ("background", background)):
         if value is not None and not (np.isscalar(value) or np.ndim(value) == 0):
             raise DmspError(f"{name}={value!r} must be one number.")
-    if noise_sigma is not None and not 0 <= noise_sigma < np.inf:
-        raise DmspError(f"noise_sigma={noise_sigma} must be zero or positive; None estimates it.")
+    if known is not None and not 0 <= known < np.inf:
+        raise DmspError(f"noise={known} must be zero or positive; None estimates it.")
     if background is not None and not np.isfinite(background):
         raise DmspError(f"background={background} must be a finite number.")

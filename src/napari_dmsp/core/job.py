@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..settings import Photons
 from ..windows import memory_bytes
-from .data import Gaussian
+from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
 from .inputs import Input, Reference
-from .noise import ShotLine, is_sharp, noise_bounds
+from .noise import ShotLine, is_sharp, noise_bounds, smooth
 from .operators import Operator
 from .solvers import (
     BLURRED,
@@ -73,11 +74,35 @@ class Problem:
     gains: tuple[float, float, float] | None = None
 
     @classmethod
-    def of(cls, given: Input, operator: Operator, schedule: Schedule | None = None) -> Problem:
-        """State the problem of an operator that makes an image like the user's."""
-        data = Gaussian(operator=operator, y=given.observed, weights=given.kept)
-        sharp = schedule is None and is_sharp(operator, data.y)
-        return cls(data, schedule or (SHARP if sharp else BLURRED))
+    def of(
+        cls,
+        given: Input,
+        operator: Operator,
+        schedule: Schedule | None = None,
+        line: ShotLine | None = None,
+    ) -> Problem:
+        """State the problem of an operator that makes an image like the user's.
+
+        Parameters
+        ----------
+        given : Input
+            The user's image.
+        operator : Operator
+            The degradation.
+        schedule : Schedule, optional
+            By default one for what the operator does to details.
+        line : ShotLine, optional
+            How the noise grows with light; by default as the user says.
+        """
+        y, kept = given.observed, given.kept
+        sharp = schedule is None and is_sharp(operator, y)
+        schedule = schedule or (SHARP if sharp else BLURRED)
+        if line is None and isinstance(given.noise, ShotLine):
+            line = given.noise
+        if line is None:
+            return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
+        data = PoissonGaussian.of(operator, y, kept, line.variance, smooth(y), line.scale)
+        return cls(data, schedule, shot=replace(line, scale=data.scale))
 
     def reference(self, given: Input) -> Reference:
         """Return what parts of the image must share."""
@@ -103,9 +128,9 @@ class Problem:
 
     def _data(self, given: Input) -> Gaussian:
         """Return the data term with the noise level as far as it is known."""
-        known = given.noise_sigma
+        known = given.noise
         if known is not None:
-            known *= self.slope
+            known = self.data.sigma if isinstance(known, ShotLine) else known * self.slope
             return self.data.within(known, known)
         if given.literal:
             descent = self.schedule.sgd_noise
@@ -174,7 +199,7 @@ def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
             name: first
             if name not in listed and all(value[name] == first for value in found)
             else [value and value[name] for value in values]
-            for name, first in found[0].items()
+            for name, first in (found[0] if found else {}).items()
         }
 
     measured = ("noise_sigma", "evaluations", "seconds") if len(planes) > 1 else ()
@@ -284,10 +309,10 @@ def evaluations(given: Input, schedule: Schedule) -> int:
 
 def describe(given: Input, iterations: int) -> dict[str, Any]:
     """Return the settings that all tasks share, as numbers and words."""
-    options, model = given.options, given.model
+    options, model, noise = given.options, given.model, given.options["noise"]
     return {
         "channel_axis": options["channel_axis"],
-        "noise_sigma": options["noise_sigma"],
+        "noise_sigma": asdict(noise) if isinstance(noise, Photons) else noise,
         "masked": 0 if given.kept is None else int((given.kept == 0).sum()),
         "method": options["method"],
         "iterations": iterations,

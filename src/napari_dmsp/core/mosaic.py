@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,21 +132,40 @@ class Encoding:
     slope: float
 
     @classmethod
-    def of(cls, y: Tensor, weights: Tensor) -> Encoding:
-        """Balance a mosaic (B, 1, H, W) on 0..1 for a grey world: equal means of all colours."""
-        means = (weights * y).sum((0, 2, 3)) / (weights.sum((1, 2)) * y.shape[0])
+    def of(cls, y: Tensor, filters: Tensor, kept: Tensor | None = None) -> Encoding:
+        """Balance a mosaic (B, 1, H, W) on 0..1 for a grey world: equal means of all colours.
+
+        ``kept`` is 0 in gaps, which do not count.
+        """
+        shares = (filters if kept is None else kept * filters).expand(len(y), -1, -1, -1)
+        means = (shares * y).sum((0, 2, 3)) / shares.sum((0, 2, 3)).clamp_min(1)
         gains = (means.max() / means.clamp_min(1e-3)).clamp(max=MAX_GAIN)
         encoding, step = cls(gains[:, None, None], 1.0), 1e-3
-        change = encoding.encode(y + step, weights) - encoding.encode(y, weights)
-        return replace(encoding, slope=float(change.square().mean().sqrt()) / step)
+        change = (encoding.encode(y + step, filters) - encoding.encode(y, filters)).square()
+        seen = shares.sum(1, keepdim=True)
+        return replace(encoding, slope=float((seen * change).sum() / seen.sum()) ** 0.5 / step)
 
-    def encode(self, y: Tensor, weights: Tensor) -> Tensor:
+    def encode(self, y: Tensor, filters: Tensor) -> Tensor:
         """Encode a mosaic."""
-        balanced = y * (weights * self.gains).sum(0)
+        balanced = y * (filters * self.gains).sum(0)
         curved = 1.099 * balanced.clamp_min(KNEE) ** 0.45 - 0.099
         return torch.where(balanced > KNEE, curved, SLOPE * balanced)
 
     def decode(self, x: Tensor) -> Tensor:
         """Undo it for colours (B, 3, H, W)."""
-        curved = ((x.clamp_min(SLOPE * KNEE) + 0.099) / 1.099) ** (1 / 0.45)
-        return torch.where(x > SLOPE * KNEE, curved, x / SLOPE) / self.gains
+        return _straightened(x) / self.gains
+
+    def variance(self, line: Callable[[Tensor], Tensor], filters: Tensor, y: Tensor) -> Tensor:
+        """Return the variance of an encoded mosaic ``y``, given that of linear values."""
+        gains = (filters * self.gains).sum(0)
+        balanced = _straightened(y)
+        steep = 0.45 * 1.099 * balanced.clamp_min(KNEE) ** -0.55
+        steep = gains * torch.where(balanced > KNEE, steep, SLOPE)
+        # Pixels without a filter have no gain.
+        return line(balanced / gains.clamp_min(1e-6)) * steep.square().clamp_min(1e-6)
+
+
+def _straightened(x: Tensor) -> Tensor:
+    """Undo the curve."""
+    curved = ((x.clamp_min(SLOPE * KNEE) + 0.099) / 1.099) ** (1 / 0.45)
+    return torch.where(x > SLOPE * KNEE, curved, x / SLOPE)

@@ -6,13 +6,12 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -20,20 +19,6 @@ from ..errors import DmspError
 
 # Bytes that one name in a folder may have on nearly all disks.
 NAME_BYTES = 255
-
-
-def shown(name: object) -> str:
-    """Return a name for people: on one line, with escapes for what no screen shows."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name)
-    )
-
-
-def tolerate_any_text(*streams: TextIO) -> None:
-    r"""Let streams, by default those of the program, write \u escapes where their encoding ends."""
-    for stream in streams or (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def name_beside(path: Path, ending: str) -> Path:

@@ -42,14 +42,26 @@ def pack_exif(exif: Image.Exif) -> dict[str, bytes]:
 def pack_tiff(path: Path, page: tifffile.TiffPage, description: str) -> dict[str, bytes]:
     """Return the tag ``exif`` of a page of a TIFF file, with this description."""
     exif = Image.Exif()
-    exif.endian = page.parent.byteorder
-    exif.bigtiff = page.parent.is_bigtiff
-    with path.open("rb") as file:
-        exif.load_from_fp(file, page.offset)
-        exif[DESCRIPTION] = description.encode()
-        if str(exif.get(SOFTWARE, "")).startswith("tifffile"):
-            del exif[SOFTWARE]
-        return pack_exif(exif)
+    if not page.parent.is_bigtiff:
+        # Pillow reads directories of tags, tifffile none but its own.
+        exif.endian = page.parent.byteorder
+        with path.open("rb") as file:
+            exif.load_from_fp(file, page.offset)
+            directories = {code: exif.get_ifd(code) for code in (EXIF, GPS)}
+    else:
+        directories = {}
+    plain = {code: page.tags.valueof(code) for code in KEPT - {EXIF, GPS}}
+    plain[DESCRIPTION] = description
+    if str(plain[SOFTWARE]).startswith("tifffile"):
+        del plain[SOFTWARE]
+    kept = Image.Exif()
+    for code, value in plain.items():
+        if value and isinstance(value, str | bytes):
+            kept[code] = value.encode() if isinstance(value, str) else value
+    for code, directory in directories.items():
+        if directory:
+            kept[code] = _as_bytes(directory)
+    return {"exif": kept.tobytes()} if len(kept) else {}
 
 
 def exif_for(shape: tuple[int, ...], block: bytes) -> Image.Exif:
@@ -70,7 +82,7 @@ def tiff_tags(exif: Image.Exif) -> tuple[list[tuple[Any, ...]], dict[int, dict[i
     directories = {}
     for code, value in sorted(exif.items()):
         if code in (EXIF, GPS):
-            if directory := exif.get_ifd(code):
+            if directory := value if isinstance(value, dict) else exif.get_ifd(code):
                 directories[code] = directory
                 tags.append((code - 1, "I", 1, 0, True))
         else:
@@ -134,7 +146,7 @@ def _as_bytes(value: Any) -> Any:
     """Return text as the bytes that it was read from: Pillow reads Latin-1, but writes ASCII."""
     if isinstance(value, dict):
         return {code: _as_bytes(part) for code, part in value.items()}
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.isascii():
         try:
             return value.encode("latin-1")
         except UnicodeEncodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -153,9 +154,9 @@ def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, t
     """
     with tifffile.TiffFile(path) as file:
         series, layout = _describe(path, file)
-        warnings = layout.warnings + _check_whole(path, series)
+        warnings = layout.warnings + _check_pages(path, series.pages)
         if layout.decoded:
-            pages = [_decode(path, page) for page in series.pages]
+            pages = [_decode(path, page.index) for page in series.pages if page is not None]
             array = np.stack(pages).reshape(series.shape)
         else:
             array = series.asarray()
@@ -174,10 +175,12 @@ def open_tiff(path: Path) -> Stack:
         shape, page = series.shape, series.keyframe.shape
         stored = series.dtype.newbyteorder("=")
         mapped = series.dataoffset is not None and series.keyframe.is_memmappable
-        if mapped:
-            _check_whole(path, series)
+        mapped = mapped and not layout.decoded
         axes = _axes(_tags(path, file, series, layout), layout.letters)
-        paged = len(series.pages) == prod(shape[: len(shape) - len(page)])
+        pages: list[Any] = [] if mapped else list(series.pages)
+        places = tuple(part.index if layout.decoded else part.offset for part in pages)
+        # Pages without a place of their own can only be read together.
+        paged = len(set(places)) == prod(shape[: len(shape) - len(page)])
     changed = path.stat()
     name = f"tiff-{tokenize(str(path), changed.st_size, changed.st_mtime_ns)}"
     if mapped:
@@ -186,7 +189,7 @@ def open_tiff(path: Path) -> Stack:
         chunks = tuple(min(n, sides.get(i, 1)) for i, n in enumerate(shape))
     else:
         whole = len(page) if paged else len(shape)
-        source = _Paged(str(path), layout, shape, stored, whole, paged)
+        source = _Paged(str(path), layout, shape, stored, places if paged else ())
         chunks = (*((1,) * (len(shape) - whole)), *shape[len(shape) - whole :])
     meta = np.empty((0,) * len(shape), stored)
     array = da.from_array(source, chunks=chunks, name=name, fancy=False, meta=meta)
@@ -256,6 +259,7 @@ def _describe(path: Path, file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSer
     """Choose the series to restore, and describe it, or raise a `DmspError`."""
     number, warnings = _choose(path, file)
     series = file.series[number]
+    _check_ends(path, file, series)
     page = series.keyframe
     if series.is_multifile or any(part is None for part in series.pages):
         raise DmspError(f"{path} is one of several files of a stack; save that to one file.")
@@ -297,6 +301,8 @@ def _describe(path: Path, file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSer
     lead = [i for i, letter in enumerate(letters) if letter not in "YXS"]
     ends = [letters.index(letter) for letter in "YXS" if letter in letters]
     decoded = kind == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG
+    if decoded and page.axes != "YXS":
+        raise DmspError(f"{path} has YCBCR colours in planes; save it as RGB.")
     orientation = page.tags.valueof(274, 1)
     layout = Layout(
         number=number,
@@ -377,39 +383,41 @@ def _table(
     return None, -1 if dtype.kind == "i" else 2**bits - 1
 
 
-def _check_whole(path: Path, series: tifffile.TiffPageSeries, *pages: Any) -> tuple[str, ...]:
-    """Raise a `DmspError` where pixels lie beyond the end of the file; say where there are none.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    series : TiffPageSeries
-        What is read.
-    *pages : TiffPage or TiffFrame
-        The pages of it to check; by default all.
-    """
-    pages = pages or tuple(series.pages)
-    if series.dataoffset is not None and series.keyframe.is_memmappable:
-        ends: Iterable[int] = [series.dataoffset + prod(series.shape) * series.dtype.itemsize]
-    else:
-        ends = (
-            start + length
-            for page in pages
-            for start, length in zip(page.dataoffsets, page.databytecounts, strict=False)
-        )
-    if max(ends, default=0) > path.stat().st_size:
-        raise DmspError(f"{path} is truncated: pixels are missing; copy or save it again.")
-    gaps = sum(tuple(page.databytecounts).count(0) for page in pages)
+def _check_pages(path: Path, pages: Iterable[Any]) -> tuple[str, ...]:
+    """Raise a `DmspError` where pixels lie beyond the end of the file; say where there are none."""
+    size, gaps = path.stat().st_size, 0
+    for page in pages:
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        if max(map(sum, parts), default=0) > size:
+            raise DmspError(f"{path} is truncated: pixels are missing; copy or save it again.")
+        gaps += sum(not count for _, count in parts)
     return (f"{path} has {gaps} strips or tiles without data, which are 0.",) if gaps else ()
 
 
-def _decode(path: Path, page: Any) -> Pixels:
-    """Decode a page with Pillow."""
+def _check_ends(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Raise a `DmspError` where pages, or numbers that follow each other, lie beyond the end."""
+    last, form = file.pages[-1], file.tiff
+    with path.open("rb") as raw:
+        raw.seek(last.offset)
+        (count,) = struct.unpack(form.tagnoformat, raw.read(form.tagnosize))
+        raw.seek(last.offset + form.tagnosize + count * form.tagsize)
+        pointer = raw.read(form.offsetsize)
+    follows = len(pointer) < form.offsetsize or struct.unpack(form.offsetformat, pointer)[0] > 0
+    end = series.dataoffset or 0
+    if end and series.keyframe.is_memmappable:
+        end += prod(series.shape) * series.dtype.itemsize
+    planes = prod(series.shape) // prod(series.keyframe.shape)
+    # ImageJ may say how many planes follow the only directory.
+    told = (file.imagej_metadata or {}).get("images", 0)
+    if follows or end > path.stat().st_size or told > planes:
+        raise DmspError(f"{path} is truncated: pages are missing; copy or save it again.")
+
+
+def _decode(path: Path, number: int) -> Pixels:
+    """Decode a page of a file with Pillow."""
     with Image.open(path) as image:
-        image.seek(page.index)
-        array = np.asarray(image.convert("RGB"))
-        return array.transpose(2, 0, 1) if page.axes[0] == "S" else array
+        image.seek(number)
+        return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
@@ -432,45 +440,45 @@ class _Mapped:
 
 @dataclass(frozen=True)
 class _Paged:
-    """The pixels of a series, decoded page by page, or at once where that cannot be.
+    """The pixels of a series, decoded page by page, or at once where pages have no places.
 
-    The last ``whole`` axes are those of a page, or all.
+    Places are bytes of the file, or numbers of pages where Pillow decodes them.
     """
 
     path: str
     layout: Layout
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    whole: int
-    paged: bool
+    places: tuple[int, ...]
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
 
     def __getitem__(self, index: Any) -> Pixels:
-        lead = self.ndim - self.whole
-        starts = [part.start or 0 for part in index[:lead]]
-        strides = [prod(self.shape[i + 1 : lead]) for i in range(lead)]
-        count = [len(range(*p.indices(n))) for p, n in zip(index, self.shape, strict=True)]
-        planes = [
-            self._read(sum(int(s + i) * n for s, i, n in zip(starts, at, strides, strict=True)))
-            for at in np.ndindex(*count[:lead])
-        ]
-        stacked = np.stack(planes).reshape(*count[:lead], *self.shape[lead:])
+        if not self.places:
+            with tifffile.TiffFile(self.path) as file:
+                series = file.series[self.layout.number]
+                _check_pages(Path(self.path), series.pages)
+                return series.asarray().reshape(self.shape)[index].astype(self.dtype, copy=False)
+        lead, pages = 0, 1
+        while pages < len(self.places):
+            pages *= self.shape[lead]
+            lead += 1
+        numbers = np.arange(pages).reshape(self.shape[:lead])[index[:lead]]
+        planes = [self._read(int(number)).reshape(self.shape[lead:]) for number in numbers.flat]
+        stacked = np.stack(planes).reshape(*numbers.shape, *self.shape[lead:])
         return stacked[(..., *index[lead:])].astype(self.dtype, copy=False)
 
     def _read(self, number: int) -> Pixels:
-        shape = self.shape[self.ndim - self.whole :]
+        if self.layout.decoded:
+            return _decode(Path(self.path), self.places[number])
         with tifffile.TiffFile(self.path) as file:
-            series = file.series[self.layout.number]
-            if not self.paged:
-                _check_whole(Path(self.path), series)
-                return series.asarray().reshape(shape)
-            page: Any = series.pages[number]
-            _check_whole(Path(self.path), series, page)
-            array = _decode(Path(self.path), page) if self.layout.decoded else page.asarray()
-            return array.reshape(shape)
+            # The series is not made again, for that reads all of its pages.
+            file.filehandle.seek(self.places[number])
+            page = tifffile.TiffPage(file, number)
+            _check_pages(Path(self.path), [page])
+            return page.asarray()
 
 
 def _say_nodata(pixels: Pixels, page: tifffile.TiffPage) -> tuple[str, ...]:
