@@ -211,10 +211,11 @@ def _blur_problem(
     """State the problem of a blur."""
     psf = torch.from_numpy(kernel).to(given.observed)
     operator = Convolution(psf, given.shape)
-    sharp = is_sharp(operator, given.observed)
-    if given.fluorescence and not given.literal and not sharp:
-        schedule = FLUORESCENCE
-    line = _line(given, sharp_line if sharp else shot_line)
+    # Blur along a line leaves detail in the finest differences of photographs.
+    estimate: Callable[..., ShotLine | None] = sharp_line
+    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+        schedule, estimate = FLUORESCENCE, shot_line
+    line = _line(given, estimate)
     return replace(Problem.of(given, operator, schedule, line), psf=psf)
 
 
