@@ -17,8 +17,8 @@ from napari_dmsp.cli import app
 from napari_dmsp.core import tasks
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.dtypes import fit_dtype
 from napari_dmsp.errors import DmspError
-from napari_dmsp.files import fit_dtype
 from napari_dmsp.plan import try_settings
 from napari_dmsp.settings import Deblur, Demosaic, Superres
 

@@ -138,7 +138,8 @@ class Task:
         token = Token()
         with stopping(token):
             restored = restore_array(work, watch=partial(watch, work), token=token)
-        results = [restored.planes.get(plane) for plane in work.axes.planes]
+        found = [restored.planes.get(plane) for plane in work.axes.planes]
+        results = [r and replace(r, warnings=(*picture.warnings, *r.warnings)) for r in found]
         if restored.stopped and not restored.planes:
             raise KeyboardInterrupt("Stopped before anything was restored: nothing was written.")
         write_image(files.image, picture.with_pixels(restored.image))

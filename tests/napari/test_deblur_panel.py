@@ -176,6 +176,7 @@ def test_stop_keeps_the_estimate(qtbot, viewer, open_panel, fake_prior, grey_ima
     fake_prior.release()
     finish(qtbot, panel)
     assert viewer.layers["step deblurred"].metadata["napari-dmsp"]["evaluations"] == 1
+    assert "Stopped: the image is kept as it was after 1 of 3 evaluations." in report(panel)
 
 
 def test_cancel_leaves_no_layer(qtbot, viewer, open_panel, fake_prior, grey_image):

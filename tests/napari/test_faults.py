@@ -194,7 +194,7 @@ def test_stopped_planes_are_told_and_the_others_are_transparent(
     fake_prior.release()
     finish(qtbot, panel)
     text = panel._report.value
-    assert "Stopped: kept what 2 evaluations of 3 of plane 2 gave; plane 1 is whole." in text
+    assert "Stopped: plane 2 is kept as it was after 2 of 3 evaluations; plane 1 is whole." in text
     assert "Planes 3 to 4 are not done, and transparent." in text
     data = viewer.layers["film deblurred"].data
     assert data.dtype == np.uint8

@@ -60,9 +60,9 @@ class PsfChoice:
         )
         self._unit = self.unit.value
         self.unit.changed.connect(self._convert)
-        self.length = number("length", "Length", 15, "Path of the motion in pixels.")
+        self.length = number("length", "Length (px)", 15, "Path of the motion in pixels.")
         self.angle = number(
-            "angle", "Angle", 0, "Direction in degrees, counter-clockwise from the x axis."
+            "angle", "Angle (°)", 0, "Direction in degrees, counter-clockwise from the x axis."
         )
         self.line = LayerChoice(
             panel.shapes_layers,

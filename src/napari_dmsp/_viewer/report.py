@@ -31,11 +31,11 @@ def tell(call: Call, done: dict[Steps, dict[str, Any] | None], outcome: Outcome)
     sentences = []
     for number, about in restored.items():
         if about["stopped"]:
-            plane = f" of plane {number}" if len(numbers) > 1 else ""
+            what = f"plane {number}" if len(numbers) > 1 else "the image"
             whole = [n for n in restored if n != number]
             others = f"; {_planes(whole)} {_are(whole)} whole" if whole else ""
-            kept = f"{_count(about['evaluations'], 'evaluation')} of {about['planned']}"
-            sentences.append(f"Stopped: kept what {kept}{plane} gave{others}.")
+            after = f"{about['evaluations']} of {about['planned']} evaluations"
+            sentences.append(f"Stopped: {what} is kept as it was after {after}{others}.")
     if restored:
         abouts = restored.values()
         seconds = duration(sum(about["seconds"] for about in abouts))

@@ -264,7 +264,7 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
     if call.developed:
         head.append("from napari_dmsp.core.mosaic import develop")
     if result.dtype.kind in "ui":
-        head.append("from napari_dmsp.files import fit_dtype")
+        head.append("from napari_dmsp.dtypes import fit_dtype")
     names = [f"i{number}" for number in range(len(call.selection.walked))]
     for alike in _alike(restored):
         lines = _write_plane(call, {steps: restored[steps] for steps in alike}, names, result)

@@ -92,12 +92,13 @@ class Problem:
         schedule : Schedule, optional
             By default one for what the operator does to details.
         line : ShotLine, optional
-            How the noise grows with light, if the user does not say it.
+            How the noise grows with light; by default as the user says.
         """
         y, kept = given.observed, given.kept
         sharp = schedule is None and is_sharp(operator, y)
         schedule = schedule or (SHARP if sharp else BLURRED)
-        line = given.noise if isinstance(given.noise, ShotLine) else line
+        if line is None and isinstance(given.noise, ShotLine):
+            line = given.noise
         if line is None:
             return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
         data = PoissonGaussian.of(operator, y, kept, line.variance, smooth(y), line.scale)

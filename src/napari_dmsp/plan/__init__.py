@@ -27,7 +27,7 @@ value in the shape and the type of the result. Planes that cannot be restored ar
 reason; a lone plane that is constant or cannot be restored is an error.
 """
 
-from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, output_dtype, say_plane
+from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, say_plane
 from .forecast import Forecast, forecast
 from .parts import Part, Plan, constant_pixel, fingerprint, magnification, try_settings
 from .run import (
@@ -72,7 +72,6 @@ __all__ = [
     "fingerprint",
     "forecast",
     "magnification",
-    "output_dtype",
     "restore_array",
     "run",
     "run_on",

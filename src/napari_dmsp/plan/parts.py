@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import output_dtype
 from ..errors import DmspError
 from ..settings import AUTO_MASK, Settings
 from ..windows import Grid, Window
-from .axes import ArraySource, Axes, Pixels, Plane, Source, output_dtype
+from .axes import ArraySource, Axes, Pixels, Plane, Source
 
 if TYPE_CHECKING:
     from ..core import Job

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dtypes import fit_dtype
 from ..errors import DmspError
-from ..files import fit_dtype
 from ..settings import Settings
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, plane_named, say_plane
@@ -187,6 +187,7 @@ class Work:
 
     def block(self, image: Pixels) -> Pixels:
         """Return the part of a restored window as it is written."""
+        # Formats of files take long to import: later than a panel is opened.
         inner = image[self.part.crop]
         return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
 
