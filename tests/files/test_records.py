@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_dmsp.dtypes import fit_dtype
 from napari_dmsp.errors import DmspError, on_one_line
 from napari_dmsp.files import (
     Picture,
     check_output,
     check_writable,
-    fit_dtype,
     name_beside,
     read_image,
     write_image,
