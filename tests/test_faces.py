@@ -18,7 +18,7 @@ from napari_dmsp import deblur, scale
 from napari_dmsp.cli import app
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
-from napari_dmsp.plan import Axes, Plan, restore_array
+from napari_dmsp.plan import Axes, Begun, Plan, forecast, restore_array, run
 from napari_dmsp.settings import Deblur, Demosaic, Superres
 
 SIDE = 64
@@ -295,3 +295,20 @@ def test_the_panel_gives_the_same_pixels(cases, expected, name, in_panel):
     if cases[name].colours is not None:
         found = found[..., :3]
     np.testing.assert_array_equal(found, expected(name))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels"),
+    [
+        (Deblur(psf=gaussian_psf(1)), crowded(0)),
+        (Deblur(psf=gaussian_psf(2)), spots(0)),
+        (Deblur(psf=gaussian_psf(2), method="sgd"), spots(0)),
+        (Deblur(psf=gaussian_psf(2), iterations=5), spots(0)),
+        (Superres(scale=2), spots(0)),
+        (Demosaic(), crowded(0)),
+    ],
+)
+def test_forecasts_count_what_runs_take(settings, pixels):
+    plan = Plan.of(settings, pixels, Axes.of(pixels.shape))
+    begun = next(event for event in run(plan) if isinstance(event, Begun))
+    assert forecast(plan).evaluations == begun.job.total

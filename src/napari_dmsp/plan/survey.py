@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DmspError
+from ..priors import default_prior, is_fluorescence
 from ..settings import Settings
 from ..windows import Span, ratio, steps
 from .axes import Pixels, Plane, plane_named
@@ -113,7 +114,7 @@ def choose_prior(plan: Plan, planes: Sequence[Plane]) -> str | None:
     Of planes that are constant or cannot be restored, the nearest to the middle takes its place;
     None without any.
     """
-    from ..core.inputs import check_image, check_mask, default_prior, is_fluorescence
+    from ..core.inputs import check_image, check_mask
 
     middle = len(planes) // 2
     for index in sorted(range(len(planes)), key=lambda i: abs(i - middle)):
