@@ -17,8 +17,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from .core import Job, Restoration, prepare_deblur
 from .core.psf import motion_psf
 from .core.simulate import simulate_blur
+from .dtypes import fit_dtype
 from .errors import DmspError
-from .files import check_writable, fit_dtype, written_whole
+from .files import check_writable, written_whole
 
 DEFAULT_NAME = "napari-dmsp-demo.png"
 PHOTOGRAPH = "dog-lossless.png"

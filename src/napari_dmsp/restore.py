@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from .core import tasks
-from .core.job import Job, Restoration, run
+from .core.job import Restoration, run
 from .core.solvers import State
+from .core.tasks import prepare_task as prepare
 from .settings import TASKS, Settings, options
 
 _CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
@@ -30,26 +30,6 @@ class Restore(Protocol):
         **options: Any,
     ) -> Restoration:
         """Restore an image."""
-
-
-def prepare(settings: Settings, image: ArrayLike, **known: Any) -> Job:
-    """Check an image and the settings of its restoration, and return the job to run.
-
-    Parameters
-    ----------
-    settings : Settings
-        The task and its options.
-    image : array_like
-        What is restored.
-    **known : optional
-        ``reference``, what the image shares with others of which it is a part.
-
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-    """
-    return getattr(tasks, f"prepare_{settings.task}")(image, **settings.arguments(), **known)
 
 
 def _public(kind: type[Settings]) -> Restore:

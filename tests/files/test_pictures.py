@@ -7,12 +7,12 @@ import pytest
 import tifffile
 from PIL import Image
 
+from napari_dmsp.dtypes import fit_dtype
 from napari_dmsp.errors import DmspError
 from napari_dmsp.files import (
     Picture,
     check_output,
     check_psf_output,
-    fit_dtype,
     read_image,
     read_mask,
     read_planes,

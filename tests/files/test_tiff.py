@@ -161,6 +161,10 @@ def test_ycbcr(tmp_path, kind):
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
     np.testing.assert_allclose(read_both(path).pixels, expected, atol=2)
+    first, second = (Image.fromarray(part).convert("YCbCr") for part in (smooth, smooth[::-1]))
+    first.save(path, compression=kind, save_all=True, append_images=[second])
+    both = np.stack([expected, expected[::-1]])
+    np.testing.assert_allclose(read_both(path).pixels, both, atol=32 if kind == "jpeg" else 2)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -306,6 +310,17 @@ def test_truncated_files(tmp_path, compression, shape):
     refused(path, r"truncated|cannot be read")
 
 
+def test_truncated_files_of_imagej(tmp_path):
+    pixels = numbers((5, 64, 64), "u2")
+    description = b"ImageJ=1.53t\nimages=5\nslices=5\n\0"
+    tifffile.imwrite(tmp_path / "in.tif", pixels[0], description=description, metadata=None)
+    whole = (tmp_path / "in.tif").read_bytes() + pixels[1:].tobytes()
+    (tmp_path / "in.tif").write_bytes(whole)
+    np.testing.assert_array_equal(read_both(tmp_path / "in.tif").pixels, pixels)
+    (tmp_path / "in.tif").write_bytes(whole[:-100])
+    refused(tmp_path / "in.tif", "truncated: pages are missing")
+
+
 def test_missing_strips_are_said(tmp_path):
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, numbers((64, 64)), compression="zlib", rowsperstrip=16, metadata=None)
@@ -404,6 +419,36 @@ def test_what_files_say_is_kept(tmp_path, source, target):
         assert image.size == (20, 31)
         # Pixels per metre are whole numbers in PNG files.
         np.testing.assert_allclose(np.float64(image.info["dpi"]), (200, 300), atol=0.1)
+
+
+@pytest.mark.parametrize("target", ["tif", "jpg", "png"])
+def test_sizes_in_exif_are_those_of_the_result(tmp_path, target):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA002: 31, 0xA003: 20}
+    Image.fromarray(numbers((20, 31, 3))).save(tmp_path / "in.jpg", exif=exif, dpi=(300, 300))
+    finer = read_image(tmp_path / "in.jpg").with_pixels(numbers((40, 62, 3)))
+    write_image(tmp_path / f"out.{target}", finer)
+    with Image.open(tmp_path / f"out.{target}") as image:
+        details = image.getexif().get_ifd(0x8769)
+        assert (details[0xA002], details[0xA003]) == image.size == (62, 40)
+        np.testing.assert_allclose(np.float64(image.info["dpi"]), 600, atol=0.1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_forms_of_png(tmp_path, mode):
+    image = Image.fromarray(numbers((20, 30, 4)))
+    image = Image.fromarray(numbers(GREY, "u2")) if mode == "I;16" else image
+    image = image.convert("RGB").quantize(8) if mode == "P" else image
+    image = image.convert(mode) if mode in ("1", "L", "LA", "RGB") else image
+    clear = {"transparency": 3} if mode == "P" else {}
+    image.save(tmp_path / "in.png", **clear)
+    picture = read_image(tmp_path / "in.png")
+    write_image(tmp_path / "out.png", picture)
+    with Image.open(tmp_path / "in.png") as old, Image.open(tmp_path / "out.png") as new:
+        wanted = {"P": "RGBA", "1": "L"}.get(mode, mode)
+        assert new.mode == wanted
+        expected = old if mode == "I;16" else old.convert(wanted)
+        np.testing.assert_array_equal(np.asarray(new), np.asarray(expected))
 
 
 def test_profiles_of_other_colours_are_not_kept(tmp_path):

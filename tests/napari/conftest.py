@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
 
+from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
-from napari_dmsp.plan.parts import Task
 
 
 class FakePrior:
@@ -58,12 +58,12 @@ def no_own_priors(monkeypatch, tmp_path):
 def fake_prior(monkeypatch):
     """Make every restoration use a `FakePrior`, which is returned."""
     prior = FakePrior()
-    job = Task.job
+    prepare = tasks.prepare_task
 
-    def with_fake(self, pixels, mask=None, **known):
-        return job(self, pixels, mask, **(known | {"prior": prior}))
+    def with_fake(task, image, **known):
+        return prepare(task, image, **(known | {"prior": prior}))
 
-    monkeypatch.setattr(Task, "job", with_fake)
+    monkeypatch.setattr(tasks, "prepare_task", with_fake)
     yield prior
     prior.release()
     assert QThreadPool.globalInstance().waitForDone(30_000), "a thread was left behind"

@@ -21,7 +21,7 @@ from napari_dmsp._viewer.layers import (
 )
 from napari_dmsp._viewer.result import Result
 from napari_dmsp._viewer.script import Call
-from napari_dmsp.files import fit_dtype
+from napari_dmsp.dtypes import fit_dtype
 from napari_dmsp.settings import TASKS, Deblur
 
 

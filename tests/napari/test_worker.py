@@ -6,6 +6,7 @@ import gc
 import threading
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 from weakref import ref
 
 import numpy as np
@@ -15,8 +16,10 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QWidget
 
 from napari_dmsp._viewer.worker import Outcome, Runner
+from napari_dmsp.core import tasks
 from napari_dmsp.errors import DmspError
 from napari_dmsp.plan import Axes, Plan
+from napari_dmsp.settings import Deblur
 
 
 @dataclass
@@ -69,18 +72,14 @@ class FakeJob:
         return FakeResult(state.array(), state.evaluation)
 
 
-class FakeTask:
-    """Hands out one job after the other, in the place of a `napari_dmsp.plan.Task`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FakeTask(Deblur):
+    """Hands out one job after the other."""
 
-    blind = makes_colour = False
-    scale = 1
-    options = {"prior": "fake"}  # noqa: RUF012
+    prepares: Any = ()
 
-    def __init__(self, prepares):
-        self.prepares = iter(prepares)
-
-    def job(self, pixels, mask=None, **known):
-        return next(self.prepares)()
+    def __post_init__(self):
+        pass
 
 
 class FakeCall:
@@ -88,7 +87,9 @@ class FakeCall:
 
     def __init__(self, *prepares, convert=lambda block, _: block):
         stack = np.arange(4.0 * len(prepares)).reshape(-1, 2, 2)
-        self.plan = Plan.of(FakeTask(prepares), stack, Axes.of(stack.shape))
+        self.plan = Plan.of(
+            FakeTask(prior="fake", prepares=iter(prepares)), stack, Axes.of(stack.shape)
+        )
         self.convert = convert
 
     def ready(self):
@@ -118,6 +119,11 @@ class Log:
     def on_outcome(self, outcome):
         self.threads.add(threading.get_ident())
         self.outcomes.append(outcome)
+
+
+@pytest.fixture(autouse=True)
+def fake_jobs(monkeypatch):
+    monkeypatch.setattr(tasks, "prepare_task", lambda task, *_, **__: next(task.prepares)())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plan.axes import CHANNEL_NAMES, ArraySource, Axes
-from ..plan.parts import Plan, Task
+from ..plan.parts import Plan
 from ..settings import Photons, Settings
 from ..windows import Grid
 from .layers import Selection
@@ -106,8 +106,6 @@ class Call:
     def plan(self) -> Plan:
         """The plan, but for the point spread function, which `ready` computes."""
         selection, settings = self.selection, self.settings
-        own = ("mask", "channel_axis")
-        known = {name: value for name, value in settings.arguments().items() if name not in own}
         source = ArraySource.of(selection.data, selection.window)
         named = [
             axis
@@ -121,7 +119,7 @@ class Call:
             mask = MaskSource(layer, selection.data, selection.window, selection.axes)
         same = selection.rgb or self.same_dtype
         return Plan.of(
-            Task(settings.task, known),
+            settings.replace(mask=None),
             source,
             axes,
             grid=Grid.inner(axes.size, selection.inner, self.factor),
@@ -266,7 +264,7 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
     if call.developed:
         head.append("from napari_dmsp.core.mosaic import develop")
     if result.dtype.kind in "ui":
-        head.append("from napari_dmsp.files import fit_dtype")
+        head.append("from napari_dmsp.dtypes import fit_dtype")
     names = [f"i{number}" for number in range(len(call.selection.walked))]
     for alike in _alike(restored):
         lines = _write_plane(call, {steps: restored[steps] for steps in alike}, names, result)

@@ -125,18 +125,26 @@ def bead_psf(
     windows, centres, grounds = [], [], []
     for peak in chosen:
         base = _ground_around(volume, peak, half) if ground is None else ground
-        centre = _centre(volume - base, peak.astype(np.float64), widths)
-        windows.append(_resample(volume - base, centre, half, np.ones(volume.ndim)))
-        centres.append(centre)
+        # Splines and shifts reach a little further than the window.
+        start = np.maximum(peak - half - np.ceil(widths).astype(int) - 6, 0)
+        ends = peak + half + np.ceil(widths).astype(int) + 7
+        part = volume[tuple(slice(a, b) for a, b in zip(start, ends, strict=True))] - base
+        centre = _centre(part, (peak - start).astype(np.float64), widths)
+        windows.append(_resample(part, centre, half, np.ones(volume.ndim)))
+        centres.append(centre + start)
         grounds.append(base)
     mean = np.mean(windows, axis=0)
     middle = np.array(half, dtype=np.float64)
     drift = np.abs(_centre(mean, middle, widths) - middle).max()
     noise = _noise(volume) / math.sqrt(len(chosen))
-    mean = _restore(mean, size, bead_diameter or 0.0, noise)
     if radial:
         mean = _turn(mean)
-    values = _clear(mean, noise, radial)
+    # What a voxel's noise is worth after the mean around the axis, and after smoothing.
+    radius = np.hypot(*np.ogrid[tuple(slice(-h, h + 1) for h in half[-2:])])
+    circle = np.maximum(math.pi * radius, 1) if radial else np.ones_like(radius)
+    keep = _stands_out(mean, noise / np.sqrt(np.maximum(circle / 5, 1)))
+    power = float((keep * noise**2 / circle).sum())
+    values = np.where(keep, _restore(keep * mean, size, bead_diameter or 0.0, power), 0.0).clip(0)
     if shape is not None or target != size:
         sides = (
             check_sides(shape, volume.ndim)
@@ -251,7 +259,7 @@ def _window(limits: tuple[int, ...], peaks: NDArray[np.int64], widths: Array) ->
     """Half sides of the window around a bead, in voxels of its image; see `bead_psf`."""
     reach = np.ceil(widths * ([4, 8, 8] if len(limits) == 3 else [8, 8]))
     room = np.minimum(peaks, np.array(limits) - 1 - peaks)
-    return [int(v) for v in np.minimum(reach, np.median(room, axis=0))]
+    return [int(v) for v in np.maximum(np.minimum(reach, np.median(room, axis=0)), np.ceil(widths))]
 
 
 def _choose(
@@ -343,7 +351,7 @@ def _resample(
 
 
 def _restore(values: Array, size: tuple[float, ...], diameter: float, noise: float) -> Array:
-    """Divide the spectrum by that of a sphere, and take out what does not exceed the noise's."""
+    """Divide the spectrum by a sphere's, and take out what does not exceed the noise's power."""
     spectrum = fft.fftn(values)
     axes = [fft.fftfreq(n, d) for n, d in zip(values.shape, size, strict=True)]
     frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij", sparse=True)))
@@ -351,7 +359,7 @@ def _restore(values: Array, size: tuple[float, ...], diameter: float, noise: flo
     sphere = 3 * (np.sin(u) - u * np.cos(u)) / u**3
     power = ndimage.uniform_filter(np.abs(spectrum) ** 2, 3, mode="wrap")
     # The mean of 27 powers of noise alone is seldom above one and a half of what is expected.
-    signal = (1 - 1.5 * noise**2 * values.size / np.maximum(power, 1e-300)).clip(0)
+    signal = (1 - 1.5 * noise / np.maximum(power, 1e-300)).clip(0)
     return fft.ifftn(spectrum * signal * 1.01 * sphere / (sphere**2 + 0.01)).real
 
 
@@ -366,13 +374,7 @@ def _turn(values: Array) -> Array:
     return (table @ profile).T.reshape(values.shape)
 
 
-def _clear(values: Array, noise: float, radial: bool) -> Array:
-    """Keep what stands out of the noise where it is smoothed; nothing is negative."""
-    sigma = 1.5
-    least = np.full(values.shape[-2:], 3 * noise * _smooth_noise(values.ndim, sigma))
-    if radial:
-        # A circle has more pixels than the Gaussian, but near the axis.
-        y, x = (np.arange(n) - n // 2 for n in values.shape[-2:])
-        pixels = 2 * math.pi * np.hypot(y[:, None], x) * 2 * math.sqrt(math.pi) * sigma
-        least *= np.minimum(1, np.sqrt(4 * math.pi * sigma**2 / np.maximum(pixels, 1)))
-    return np.where(ndimage.gaussian_filter(values, sigma) > least, values, 0.0).clip(0)
+def _stands_out(values: Array, noise: Array) -> NDArray[np.bool_]:
+    """Find where smoothed values exceed three times their noise."""
+    least = 3 * noise * _smooth_noise(values.ndim, 1.5)
+    return np.asarray(ndimage.gaussian_filter(values, 1.5) > least)

@@ -92,12 +92,13 @@ class Problem:
         schedule : Schedule, optional
             By default one for what the operator does to details.
         line : ShotLine, optional
-            How the noise grows with light, if the user does not say it.
+            How the noise grows with light; by default as the user says.
         """
         y, kept = given.observed, given.kept
         sharp = schedule is None and is_sharp(operator, y)
         schedule = schedule or (SHARP if sharp else BLURRED)
-        line = given.noise if isinstance(given.noise, ShotLine) else line
+        if line is None and isinstance(given.noise, ShotLine):
+            line = given.noise
         if line is None:
             return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
         data = PoissonGaussian.of(operator, y, kept, line.variance, smooth(y), line.scale)
@@ -198,7 +199,7 @@ def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
             name: first
             if name not in listed and all(value[name] == first for value in found)
             else [value and value[name] for value in values]
-            for name, first in found[0].items()
+            for name, first in (found[0] if found else {}).items()
         }
 
     measured = ("noise_sigma", "evaluations", "seconds") if len(planes) > 1 else ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
-from scipy.stats import chi2
+from scipy.stats import chi2, halfnorm
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
@@ -45,6 +46,12 @@ MOST_PAIRS = 65_536
 SHOT_RATIO = 3.0
 SHOT_BINS, SHOT_PIXELS = 64, 32
 SHOT_SMOOTHING = 1.5
+# The same in sharp images: bins of the patches, the least patches in one, the greatest noise level
+# that may be detail, which part of the bins must be how near to the line, and steps that find it.
+LINE_BINS, LINE_PATCHES = 16, 64
+LEAST_SHOT = 4 / 255
+AGREE, NEAR = 0.9, 0.25
+LINE_STEPS = 20
 # A filter that adds up the samples under one coefficient of the wavelets.
 _SUM = pywt.Wavelet("sum", filter_bank=4 * [4 * [1.0]])
 
@@ -102,13 +109,15 @@ def _neighbour_sigma(plane: Plane, gaps: Gaps) -> float:
     some = places[:: -(-len(places) // MOST_PAIRS)]
     _, nearest = cKDTree(places).query(some, k=2)
     values = plane[tuple(places.T)]
-    return _deviation((plane[tuple(some.T)] - values[nearest[:, 1]]) / math.sqrt(2))
+    differences = (plane[tuple(some.T)] - values[nearest[:, 1]]) / math.sqrt(2)
+    # The smaller half has less of the image.
+    return _deviation(differences, 0.25)
 
 
-def _deviation(values: NDArray[np.float64]) -> float:
+def _deviation(values: NDArray[np.float64], rank: float = 0.5) -> float:
     """Robust standard deviation of values about zero; those that are exactly zero are clipped."""
-    values = values[np.nonzero(values)]
-    return float(np.median(np.abs(values))) / MAD if values.size else 0.0
+    values = np.abs(values[np.nonzero(values)])
+    return float(np.quantile(values, rank) / halfnorm.ppf(rank)) if values.size else 0.0
 
 
 def _mean_level(sigmas: list[float] | NDArray[np.float64]) -> float:
@@ -156,33 +165,34 @@ def patch_sigma(
        TIP 2013, DOI 10.1109/TIP.2012.2221728.
     """
     observed = np.ones((1, 1), bool) if observed is None else observed
-    found = _patch_sigma(y, observed, weights)
-    if found is None:
-        found = _phase_sigma(*_planes(y, weights), observed)
-    return max(found, FLOOR)
-
-
-def _patch_sigma(y: Tensor, observed: Gaps, weights: Tensor | None) -> float | None:
-    """Return the level by the largest patches of which there are enough; None without any."""
     planes, gaps = _planes(y, weights)
+    found = _patch_sigma(planes, observed, gaps)
+    return max(_phase_sigma(planes, observed, gaps) if found is None else found, FLOOR)
+
+
+def _patch_sigma(planes: Plane, observed: Gaps, gaps: Gaps | None) -> float | None:
+    """Return the level by the largest patches of which there are enough; None without any."""
     for side in PATCHES:
         if min(planes.shape[1:]) < side:
             continue
-        patches = np.concatenate(
-            [
-                _aligned_patches(plane, observed, side, len(planes), None if gaps is None else gap)
-                for plane, gap in zip(planes, planes if gaps is None else gaps, strict=True)
-            ]
-        )
+        patches = _patches(planes, observed, gaps, side)
         if len(patches) >= 4 * patches.shape[1]:
-            energy, _ = _weak_energy(patches)
-            energy, freedom = _weak_energy(patches[energy <= np.median(energy)])
-            variance = np.quantile(energy, QUIETEST) / chi2.ppf(QUIETEST, freedom)
-            return float(np.sqrt(variance))
+            level = _quiet_sigma(patches)
+            if gaps is None:
+                return level
+            # The components of few patches adapt to their noise: as much as to white noise.
+            white = np.random.default_rng(0).standard_normal(planes.shape)
+            return level / _quiet_sigma(_patches(white, observed, gaps, side))
     return None
 
 
-def _phase_sigma(planes: Plane, gaps: NDArray[np.bool_] | None, observed: Gaps) -> float:
+def _quiet_sigma(patches: NDArray[np.float64]) -> float:
+    energy, _ = _weak_energy(patches)
+    energy, freedom = _weak_energy(patches[energy <= np.median(energy)])
+    return float(np.sqrt(np.quantile(energy, QUIETEST) / chi2.ppf(QUIETEST, freedom)))
+
+
+def _phase_sigma(planes: Plane, observed: Gaps, gaps: Gaps | None) -> float:
     """Return the level by nearest neighbours at the same place of the period."""
     missing = np.zeros(planes.shape, bool) if gaps is None else gaps
     height, width = observed.shape
@@ -195,12 +205,28 @@ def _phase_sigma(planes: Plane, gaps: NDArray[np.bool_] | None, observed: Gaps) 
     )
 
 
-def _weak_energy(patches: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return every patch's energy in the weakest principal components, and how many they are."""
-    centred = patches - patches.mean(0)
+def _weak_energy(
+    patches: NDArray[np.float64], among: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], int]:
+    """Return every patch's energy in the weakest principal components, and how many they are.
+
+    The components are those of the patches ``among`` them, by default all.
+    """
+    among = patches if among is None else among
+    centred = among - among.mean(0)
     _, components = np.linalg.eigh(centred.T @ centred)
     weakest = max(int(patches.shape[1] * WEAKEST), 1)
-    return np.square(centred @ components[:, :weakest]).sum(1), weakest
+    energy = np.square((patches - among.mean(0)) @ components[:, :weakest]).sum(1)
+    return energy, weakest
+
+
+def _patches(planes: Plane, observed: Gaps, gaps: Gaps | None, side: int) -> NDArray[np.float64]:
+    """Return the patches (n, pixels) of all planes, see `_aligned_patches`."""
+    found = [
+        _aligned_patches(plane, observed, side, len(planes), None if gaps is None else gaps[i])
+        for i, plane in enumerate(planes)
+    ]
+    return np.concatenate(found)
 
 
 def _aligned_patches(
@@ -239,7 +265,8 @@ def noise_bounds(data: Gaussian) -> tuple[float, float]:
     if not is_sharp(data.operator, y):
         return wavelet_sigma(y, weights), math.inf
     # Neighbours that are far from each other hold too much of the image for a lower bound.
-    patches = _patch_sigma(y, np.ones((1, 1), bool), weights)
+    planes, gaps = _planes(y, weights)
+    patches = _patch_sigma(planes, np.ones((1, 1), bool), gaps)
     wavelets = wavelet_sigma(y, weights)
     if patches is None:
         return 0.0, max(wavelets, FLOOR)
@@ -317,10 +344,14 @@ def shot_line(y: Tensor, weights: Tensor | None = None) -> ShotLine | None:
     height, width = (size // 2 * 2 for size in planes.shape[1:])
     corners = [(slice(i, height, 2), slice(j, width, 2)) for i in (0, 1) for j in (0, 1)]
     a, b, c, d = (planes[:, rows, columns] for rows, columns in corners)
-    detail, mean = np.abs(a - b - c + d) / 2, gaussian_filter((a + b + c + d) / 4, (0, 1, 1))
-    if gaps is not None:
+    detail, mean = np.abs(a - b - c + d) / 2, (a + b + c + d) / 4
+    around = partial(gaussian_filter, sigma=(0, 1, 1))
+    if gaps is None:
+        mean = around(mean)
+    else:
         clear = ~np.any([gaps[:, rows, columns] for rows, columns in corners], axis=0)
-        detail, mean = detail[clear], mean[clear]
+        share = around(clear.astype(float))
+        detail, mean = detail[clear], around(clear * mean)[clear] / share[clear]
     return _fit_line(detail.ravel(), mean.ravel()) if detail.size >= 2 * SHOT_PIXELS else None
 
 
@@ -339,6 +370,71 @@ def _fit_line(detail: NDArray[np.float64], mean: NDArray[np.float64]) -> ShotLin
     if least <= 0 or greatest < SHOT_RATIO * least:
         return None
     # Noise pulls some pixels below the darkest mean: not all that far.
+    return ShotLine(float(slope), float(offset), float(least) / 2)
+
+
+def sharp_line(
+    y: Tensor, weights: Tensor | None = None, period: tuple[int, int] = (1, 1)
+) -> ShotLine | None:
+    """Fit the same line to images that hold detail, or to mosaics.
+
+    In bins of patches with like means, the least textured ones tell the variance, as they do in
+    `patch_sigma`; most bins must agree on the line, since detail grows with light as well.
+
+    Parameters
+    ----------
+    y : Tensor
+        Sharp images (B, C, H, W).
+    weights : Tensor, optional
+        0 in gaps.
+    period : tuple of int
+        Height and width of the period of a mosaic: each place of it is an image.
+
+    Returns
+    -------
+    ShotLine or None
+        None where the variance differs by less than `SHOT_RATIO`, or may be that of detail.
+    """
+    planes, gaps = _planes(y, weights)
+    planes, gaps = _phases(planes, period), None if gaps is None else _phases(gaps, period)
+    one = np.ones((1, 1), bool)
+    for side in PATCHES:
+        if min(planes.shape[1:]) < side:
+            continue
+        patches = _patches(planes, one, gaps, side)
+        if len(patches) >= LINE_BINS * LINE_PATCHES:
+            return _agreed_line(patches)
+    return None
+
+
+def _phases(planes: NDArray[Any], period: tuple[int, int]) -> NDArray[Any]:
+    """Return every place of the period as a plane."""
+    (height, width), (rows, columns) = planes.shape[1:], period
+    whole = planes[:, : height // rows * rows, : width // columns * columns]
+    return np.concatenate([whole[:, i::rows, j::columns] for i, j in np.ndindex(period)])
+
+
+def _agreed_line(patches: NDArray[np.float64]) -> ShotLine | None:
+    """Fit a line below the variances of bins of patches; None where they do not agree."""
+    energy, _ = _weak_energy(patches)
+    energy, freedom = _weak_energy(patches, patches[energy <= np.median(energy)])
+    means = patches.mean(1)
+    bins = np.array_split(np.argsort(means), LINE_BINS)
+    quiet = np.array([np.quantile(energy[group], QUIETEST) for group in bins])
+    variances, light = quiet / chi2.ppf(QUIETEST, freedom), [means[group].mean() for group in bins]
+    fitted, trust = np.full_like(variances, variances.mean()), np.ones_like(variances)
+    if not variances.any():
+        return None
+    for _ in range(LINE_STEPS):
+        slope, offset = np.polyfit(light, variances, 1, w=trust / fitted)
+        fitted = np.maximum(slope * np.array(light) + offset, variances.max() * 1e-3)
+        # What lies above the line has texture.
+        above = variances / fitted - 1
+        trust = np.where(above > 0, 1 / (1 + np.square(above / 0.1)), 1)
+    least, greatest = fitted[0], slope * light[-1] + offset
+    agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= AGREE
+    if not agreed or greatest < max(SHOT_RATIO * least, LEAST_SHOT**2):
+        return None
     return ShotLine(float(slope), float(offset), float(least) / 2)
 
 

@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
+from ..settings import Settings
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
 from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
-from .noise import ShotLine, is_sharp, patch_sigma, shot_line, smooth
+from .noise import ShotLine, is_sharp, patch_sigma, sharp_line, shot_line, smooth
 from .operators import Convolution, Mosaic, Resize
 from .prior import load_prior
 from .psf import crop_psf
@@ -31,6 +32,27 @@ MAX_SCALE = 8
 SGD_BLIND = 1000
 # What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
 KERNEL_NOISE = 2 / 255
+
+
+def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
+    """Check an image and the settings of its restoration, and return the job to run.
+
+    Parameters
+    ----------
+    settings : Settings
+        The task and its options.
+    image : array_like
+        What is restored.
+    **known : optional
+        Replaces options; or ``reference``, what the image shares with others of which it is a part.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+    """
+    prepared: Job = globals()[f"prepare_{settings.task}"](image, **(settings.arguments() | known))
+    return prepared
 
 
 @own_state()
@@ -70,7 +92,8 @@ def prepare_superres(
     if psf is None:
         with explain_failures(given.observed.device, large):
             operator = Resize(large, given.shape, given.observed.device)
-            return prepare(settings, given, Problem.of(given, operator))
+            line = _line(given, sharp_line)
+            return prepare(settings, given, Problem.of(given, operator, line=line))
     if scale != int(scale):
         raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
     kernel = check_psf(psf, large, given.warnings, int(scale))
@@ -132,33 +155,47 @@ def _mosaic_problem(
     given: Input, filters: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
 ) -> Problem:
     """State the problem of a mosaic, with the noise of the values as encoded."""
-    y, line = given.observed, given.noise
-    curve: dict[str, Any] = {}
+    y, operator = given.observed, Mosaic(filters)
     kept = (filters.sum(0) > 0).to(y)[None, None]
     kept = kept if given.kept is None else kept * given.kept
+    line = _line(given, partial(sharp_line, period=tile.shape[1:]), kept)
+    curve: dict[str, Any] = {}
     if encoding is not None:
         y = encoding.encode(y, filters)
         red, green, blue = encoding.gains.flatten().tolist()
-        curve = {
-            "decode": encoding.decode,
-            "slope": encoding.slope,
-            "gains": (red, green, blue),
-        }
-    operator = Mosaic(filters)
-    if isinstance(line, ShotLine):
+        curve = {"decode": encoding.decode, "slope": encoding.slope, "gains": (red, green, blue)}
+    if line is None:
+        data = Gaussian(operator=operator, y=y, weights=kept)
+    else:
         variance: Callable[[Tensor], Tensor] = line.variance
         if encoding is not None:
             variance = partial(encoding.variance, variance, filters)
         light = operator.forward(smooth(operator.start(y, kept)))
-        data: Gaussian = PoissonGaussian.of(operator, y, kept, variance, light)
-    else:
-        data = Gaussian(operator=operator, y=y, weights=kept)
+        data = PoissonGaussian.of(operator, y, kept, variance, light, line.scale)
+        line = replace(line, scale=data.sigma)
 
     def bounds() -> tuple[float, float]:
-        sigma = patch_sigma(y, tile.sum(0) > 0, kept)
+        weights = data.weights
+        white = y if line is None or weights is None else y * weights.sqrt()
+        sigma = patch_sigma(white, tile.sum(0) > 0, kept)
         return sigma, sigma
 
-    return Problem(data, MOSAIC, bounds, **curve)
+    return Problem(data, MOSAIC, bounds, shot=line, **curve)
+
+
+def _line(
+    given: Input,
+    estimate: Callable[[Tensor, Tensor | None], ShotLine | None],
+    kept: Tensor | None = None,
+) -> ShotLine | None:
+    """Return how the noise grows with light: as the user says, as the whole image, or estimated."""
+    if isinstance(given.noise, ShotLine):
+        return given.noise
+    if given.reference is not None:
+        return given.reference.shot
+    if given.noise is not None or given.literal:
+        return None
+    return estimate(given.observed, given.kept if kept is None else kept)
 
 
 def _encoding(given: Input, filters: Tensor) -> Encoding:
@@ -171,22 +208,21 @@ def _encoding(given: Input, filters: Tensor) -> Encoding:
 def _blur_problem(
     given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
 ) -> Problem:
-    """State the problem of a blur; where there are few photons, light makes most of the noise."""
+    """State the problem of a blur."""
     psf = torch.from_numpy(kernel).to(given.observed)
-    operator, line = Convolution(psf, given.shape), None
-    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+    operator = Convolution(psf, given.shape)
+    sharp = is_sharp(operator, given.observed)
+    if given.fluorescence and not given.literal and not sharp:
         schedule = FLUORESCENCE
-        if given.reference is not None:
-            line = given.reference.shot
-        elif given.noise is None:
-            line = shot_line(given.observed, given.kept)
+    line = _line(given, sharp_line if sharp else shot_line)
     return replace(Problem.of(given, operator, schedule, line), psf=psf)
 
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
     """State the problem of a blurred image sampled at the centres of blocks."""
     psf = torch.from_numpy(kernel).to(given.observed)
-    problem = Problem.of(given, Convolution(psf, given.shape, scale), SHARP)
+    operator = Convolution(psf, given.shape, scale)
+    problem = Problem.of(given, operator, SHARP, _line(given, sharp_line))
     return replace(problem, psf=psf)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 from scipy.ndimage import zoom
 
+from ..dtypes import fit_dtype
 from ..errors import DmspError
 from . import tags as notes
 from .records import check_readable, check_writable, reading, written_whole
@@ -242,21 +243,6 @@ def write_psf(path: Path, psf: NDArray[np.float32]) -> None:
         return
     with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, psf)
-
-
-def fit_dtype(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Convert to ``dtype``, rounded and clipped if that is an integer type."""
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    # In float64, for float32 cannot tell the largest 32-bit integers apart.
-    whole = np.rint(values.astype(np.float64))
-    fitted = np.clip(whole, limits.min, limits.max)
-    # Nor can it hold the largest value of 32 bits, nor float64 that of 64: what a float32 rounds
-    # to the limit, or is beyond it, is the limit.
-    above = whole >= float(np.float32(limits.max))
-    with np.errstate(invalid="ignore"):
-        return np.where(above, limits.max, fitted.astype(dtype)).astype(dtype, copy=False)
 
 
 def _check_suffix(path: Path, suffixes: set[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def open_stack(path: str | Path) -> Stack:
     """
     # Workers may run elsewhere.
     path = Path(path).absolute()
-    if not path.exists():
+    if not os.path.exists(path):
         raise DmspError(f"{path} does not exist; check the name.")
     with reading(path):
         if path.suffix.lower() in TIFF:

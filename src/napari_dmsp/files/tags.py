@@ -82,7 +82,7 @@ def tiff_tags(exif: Image.Exif) -> tuple[list[tuple[Any, ...]], dict[int, dict[i
     directories = {}
     for code, value in sorted(exif.items()):
         if code in (EXIF, GPS):
-            if directory := exif.get_ifd(code):
+            if directory := value if isinstance(value, dict) else exif.get_ifd(code):
                 directories[code] = directory
                 tags.append((code - 1, "I", 1, 0, True))
         else:

@@ -156,7 +156,7 @@ def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, t
         series, layout = _describe(path, file)
         warnings = layout.warnings + _check_pages(path, series.pages)
         if layout.decoded:
-            pages = [_decode(path, page) for page in series.pages]
+            pages = [_decode(path, page.index) for page in series.pages if page is not None]
             array = np.stack(pages).reshape(series.shape)
         else:
             array = series.asarray()
@@ -178,7 +178,7 @@ def open_tiff(path: Path) -> Stack:
         mapped = mapped and not layout.decoded
         axes = _axes(_tags(path, file, series, layout), layout.letters)
         pages: list[Any] = [] if mapped else list(series.pages)
-        places = tuple(part.offset for part in pages)
+        places = tuple(part.index if layout.decoded else part.offset for part in pages)
         # Pages without a place of their own can only be read together.
         paged = len(set(places)) == prod(shape[: len(shape) - len(page)])
     changed = path.stat()
@@ -301,6 +301,8 @@ def _describe(path: Path, file: tifffile.TiffFile) -> tuple[tifffile.TiffPageSer
     lead = [i for i, letter in enumerate(letters) if letter not in "YXS"]
     ends = [letters.index(letter) for letter in "YXS" if letter in letters]
     decoded = kind == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG
+    if decoded and page.axes != "YXS":
+        raise DmspError(f"{path} has YCBCR colours in planes; save it as RGB.")
     orientation = page.tags.valueof(274, 1)
     layout = Layout(
         number=number,
@@ -404,16 +406,18 @@ def _check_ends(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSe
     end = series.dataoffset or 0
     if end and series.keyframe.is_memmappable:
         end += prod(series.shape) * series.dtype.itemsize
-    if follows or end > path.stat().st_size:
+    planes = prod(series.shape) // prod(series.keyframe.shape)
+    # ImageJ may say how many planes follow the only directory.
+    told = (file.imagej_metadata or {}).get("images", 0)
+    if follows or end > path.stat().st_size or told > planes:
         raise DmspError(f"{path} is truncated: pages are missing; copy or save it again.")
 
 
-def _decode(path: Path, page: Any) -> Pixels:
-    """Decode a page with Pillow."""
+def _decode(path: Path, number: int) -> Pixels:
+    """Decode a page of a file with Pillow."""
     with Image.open(path) as image:
-        image.seek(page.index)
-        array = np.asarray(image.convert("RGB"))
-        return array.transpose(2, 0, 1) if page.axes[0] == "S" else array
+        image.seek(number)
+        return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
@@ -436,7 +440,10 @@ class _Mapped:
 
 @dataclass(frozen=True)
 class _Paged:
-    """The pixels of a series, decoded page by page, or at once where pages have no places."""
+    """The pixels of a series, decoded page by page, or at once where pages have no places.
+
+    Places are bytes of the file, or numbers of pages where Pillow decodes them.
+    """
 
     path: str
     layout: Layout
@@ -464,12 +471,14 @@ class _Paged:
         return stacked[(..., *index[lead:])].astype(self.dtype, copy=False)
 
     def _read(self, number: int) -> Pixels:
+        if self.layout.decoded:
+            return _decode(Path(self.path), self.places[number])
         with tifffile.TiffFile(self.path) as file:
             # The series is not made again, for that reads all of its pages.
             file.filehandle.seek(self.places[number])
             page = tifffile.TiffPage(file, number)
             _check_pages(Path(self.path), [page])
-            return _decode(Path(self.path), page) if self.layout.decoded else page.asarray()
+            return page.asarray()
 
 
 def _say_nodata(pixels: Pixels, page: tifffile.TiffPage) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 A face hands a *source* (``shape``, ``dtype``, ``reader(window)``; arrays become one by themselves),
 says which of its axes are what, and takes *events*::
 
-    task = Task("deblur", {"psf": psf, "noise_sigma": None, "prior": None})
+    task = Deblur(psf=psf)  # any `napari_dmsp.settings.Settings`
     axes = Axes.of(data.shape, names="tcyx")  # or Axes(shape, rows, columns, colours, channels)
     plan = Plan.of(task, data, axes, mask=mask, survey="plane", dtype="input")
     result = np.zeros(plan.shape, plan.dtype)
@@ -27,9 +27,9 @@ value in the shape and the type of the result. Planes that cannot be restored ar
 reason; a lone plane that is constant or cannot be restored is an error.
 """
 
-from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, output_dtype, say_plane
+from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, say_plane
 from .forecast import Forecast, forecast
-from .parts import Part, Plan, Task, constant_pixel, fingerprint
+from .parts import Part, Plan, constant_pixel, fingerprint, magnification, try_settings
 from .run import (
     ArraySink,
     Begun,
@@ -38,6 +38,7 @@ from .run import (
     Event,
     Kept,
     LeftOut,
+    Restored,
     Step,
     Surveyed,
     Token,
@@ -61,18 +62,19 @@ __all__ = [
     "Pixels",
     "Plan",
     "Plane",
+    "Restored",
     "Sink",
     "Source",
     "Step",
     "Surveyed",
-    "Task",
     "Token",
     "constant_pixel",
     "fingerprint",
     "forecast",
-    "output_dtype",
+    "magnification",
     "restore_array",
     "run",
     "run_on",
     "say_plane",
+    "try_settings",
 ]

@@ -206,27 +206,3 @@ class Axes:
 def say_plane(plane: Plane) -> str:
     """Name a plane in messages."""
     return f"plane {', '.join(map(str, plane))}" if plane else "the plane"
-
-
-def output_dtype(source: np.dtype[Any], wanted: Any = None) -> np.dtype[Any]:
-    """Return the type of restored pixels: the one rule of all faces.
-
-    Parameters
-    ----------
-    source : dtype
-        Of what is restored.
-    wanted : dtype or "input", optional
-        float32 by default, as in Python and the panels. "input", which files have by default, keeps
-        integers, and gives float32 for all else.
-
-    Raises
-    ------
-    DmspError
-        For types that results cannot have.
-    """
-    if isinstance(wanted, str) and wanted == "input":
-        wanted = source if source.kind in "ui" else None
-    dtype = np.dtype(np.float32 if wanted is None else wanted)
-    if dtype.kind not in "ui" and dtype != np.float32:
-        raise DmspError(f"dtype={dtype} must be float32 or an integer type.")
-    return dtype

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+from ..settings import Settings
 from ..windows import BASE_BYTES, CPU_TILE, memory_bytes, spans
-from .parts import Plan
+from .parts import Plan, magnification
 
 # Evaluations of the prior by task; of fluorescence that is deblurred, and of the published descent.
 EVALUATIONS = {"deblur": 24, "superres": 30, "demosaic": 24}
@@ -49,11 +49,10 @@ def forecast(plan: Plan, fluorescence: bool = False) -> Forecast:
     fluorescence : bool
         Whether its planes look like fluorescence.
     """
-    options, grid, scale = plan.task.options, plan.grid, plan.task.scale
+    task, grid, scale = plan.task, plan.grid, magnification(plan.task)
     height, width = (round(n * scale) for n in grid.largest)
-    tile = options.get("tile", "auto")
-    tile = CPU_TILE if tile == "auto" else tile
-    channels = 3 if plan.task.makes_colour or plan.axes.colours is not None else 1
+    tile = CPU_TILE if task.tile == "auto" else task.tile
+    channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
     pixels = sum(
         math.prod(round((b - a) * scale) for a, b in (rows, columns))
         for rows in grid.rows.windows
@@ -62,29 +61,26 @@ def forecast(plan: Plan, fluorescence: bool = False) -> Forecast:
     return Forecast(
         len(plan.axes.planes),
         pixels * len(plan.axes.planes) / 1e6,
-        count_evaluations(plan.task.name, options, fluorescence),
+        count_evaluations(task, fluorescence),
         BASE_BYTES + memory_bytes((height, width), channels, tile),
         math.prod(len(spans(n, tile or n)) for n in (height, width)),
     )
 
 
-def count_evaluations(task: str, options: dict[str, Any], fluorescence: bool = False) -> int:
-    """Return how often the prior is evaluated for a plane, once its kernel is known.
+def count_evaluations(task: Settings, fluorescence: bool = False) -> int:
+    """Return how often the prior is evaluated for a plane, once its PSF is known.
 
     Parameters
     ----------
-    task : str
-        "deblur", "superres" or "demosaic".
-    options : dict
-        Its options.
+    task : Settings
+        The task and its options.
     fluorescence : bool
         Whether the image looks like fluorescence.
     """
-    given: int | None = options.get("iterations")
-    if given is not None:
-        return given
-    if options.get("method", "annealed") == "sgd":
+    if task.iterations is not None:
+        return task.iterations
+    if task.method == "sgd":
         return DESCENT_EVALUATIONS
-    if task == "deblur" and fluorescence:
+    if task.finds_psf and fluorescence:
         return FLUORESCENCE_EVALUATIONS
-    return EVALUATIONS[task]
+    return EVALUATIONS.get(task.task, EVALUATIONS["deblur"])

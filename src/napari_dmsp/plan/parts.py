@@ -5,103 +5,61 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..dtypes import output_dtype
 from ..errors import DmspError
-from ..windows import Grid, Window, ratio
-from .axes import ArraySource, Axes, Pixels, Plane, Source, output_dtype, say_plane
+from ..settings import AUTO_MASK, Settings
+from ..windows import Grid, Window
+from .axes import ArraySource, Axes, Pixels, Plane, Source
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from ..core import Job
 
 SURVEYS = ("plane", "stack")
+# Sides of the image on which options are tried: enough to look for a PSF in it, and few enough to
+# take no time.
+PROBE_SIDE, LARGEST_PROBE = 64, 1024
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A restoration as the user wants it, for any plane; it may be sent to workers.
+def prepare(task: Settings, pixels: Pixels, mask: Any = None, **known: Any) -> Job:
+    """Prepare the restoration of a plane (h, w) or (h, w, colours); ``known`` replaces options."""
+    from ..core.tasks import prepare_task
 
-    Attributes
+    axis = None if pixels.ndim == 2 else -1
+    return prepare_task(task, pixels, channel_axis=axis, mask=mask, **known)
+
+
+def try_settings(task: Settings, colour: bool, device: str | None = None) -> None:
+    """Try settings on an image that suits all good ones, to find bad ones at once.
+
+    Parameters
     ----------
-    name : str
-        "deblur", "superres" or "demosaic".
-    options : dict
-        Arguments of ``core.prepare_deblur`` and its like, but image, mask and channel axis.
+    task : Settings
+        The task and its options.
+    colour : bool
+        Whether images may be in colour, which priors of either kind fit.
+    device : str, optional
+        Where to try them; that of the settings by default.
     """
-
-    name: str
-    options: dict[str, Any]
-
-    @property
-    def blind(self) -> bool:
-        """Whether the point spread function is unknown."""
-        return self.name == "deblur" and self.options.get("psf") is None
-
-    @property
-    def makes_colour(self) -> bool:
-        """Whether a grey source gives a result in colour."""
-        return self.name == "demosaic"
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the result per pixel of the source, along one axis."""
-        scale: float = self.options.get("scale", 1)
-        return scale
-
-    @property
-    def factor(self) -> Fraction:
-        """The scale as a ratio of small numbers, as near as can be."""
-        return ratio(self.scale)
-
-    @property
-    def device(self) -> str:
-        """Where to compute, as the user gave it."""
-        device: str = self.options.get("device", "auto")
-        return device
-
-    def replace(self, **options: Any) -> Task:
-        """Return a task with some options changed."""
-        return replace(self, options=self.options | options)
-
-    def job(self, pixels: Pixels, mask: Pixels | None = None, **known: Any) -> Job:
-        """Prepare the restoration of a plane (h, w) or (h, w, colours).
-
-        ``known`` replaces options.
-        """
-        from .. import core
-
-        prepare = getattr(core, f"prepare_{self.name}")
-        axis = None if pixels.ndim == 2 else -1
-        job: Job = prepare(pixels, channel_axis=axis, mask=mask, **(self.options | known))
-        return job
-
-    def record(self) -> dict[str, Any]:
-        """Return all that a result depends on, as JSON knows it; devices differ a little only."""
-        from ..core import load_prior
-
-        prior = self.options.get("prior")
-        if prior is not None:
-            model = load_prior(prior)
-            prior = [model.name, model.sha256]
-        known = self.options | {"prior": prior, "device": None}
-        plain = {name: _plain(value) for name, value in sorted(known.items())}
-        return {"task": self.name, "options": plain, "version": version("napari-dmsp")}
+    psf, psf_size = getattr(task, "psf", None), getattr(task, "psf_size", None)
+    side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
+    if side > LARGEST_PROBE:
+        return
+    ramp = _make_ramp(side, task.background, getattr(task, "white", None))
+    image = np.stack([ramp] * 3, axis=-1) if colour and not task.makes_colour else ramp
+    prepare(task, image, device=device or task.device)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it; of arrays, what tells them apart."""
-    if value is None or isinstance(value, str | bool | int | float | list):
-        return value
-    array = np.ascontiguousarray(value)
-    about = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    return about | {"sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+def magnification(task: Settings) -> float:
+    """Return the pixels of the result per pixel of the source, along one axis."""
+    return float(getattr(task, "scale", 1))
 
 
 @dataclass(frozen=True)
@@ -143,8 +101,8 @@ class Plan:
 
     Attributes
     ----------
-    task : Task
-        The restoration.
+    task : Settings
+        The restoration; how it takes channels and masks is said here.
     source : Source
         What is restored.
     axes : Axes
@@ -161,7 +119,7 @@ class Plan:
         Of the result.
     """
 
-    task: Task
+    task: Settings
     source: Source
     axes: Axes
     grid: Grid
@@ -172,7 +130,7 @@ class Plan:
     @classmethod
     def of(
         cls,
-        task: Task,
+        task: Settings,
         data: Any,
         axes: Axes,
         *,
@@ -185,7 +143,7 @@ class Plan:
 
         Parameters
         ----------
-        task : Task
+        task : Settings
             The restoration.
         data : array_like or Source
             What is restored.
@@ -194,7 +152,7 @@ class Plan:
         grid : Grid, optional
             By default planes are not cut.
         mask : array_like or Source, optional
-            True where pixels are missing.
+            True where pixels are missing; by default that of the settings.
         survey : {"plane", "stack"}
             What planes share.
         dtype : dtype or "input", optional
@@ -214,13 +172,18 @@ class Plan:
             raise DmspError(
                 f"a source of shape {axes.shape} is in colour already; a mosaic has one channel."
             )
-        gaps = None if mask is None else _as_source(mask)
+        mask = task.mask if mask is None else mask
+        automatic = isinstance(mask, str)
+        if automatic and mask != AUTO_MASK:
+            raise DmspError(f"mask={mask!r} is unknown; give an array, or 'auto'.")
+        gaps = None if mask is None or automatic else _as_source(mask)
         if gaps is not None:
             forms = [axes.size, _without(axes.shape, axes.colours), axes.shape]
             if gaps.shape not in forms:
                 shapes = " or ".join(map(str, dict.fromkeys(forms)))
                 raise DmspError(f"mask has shape {gaps.shape}; expected {shapes}.")
-        grid = grid or Grid.whole(axes.size, task.scale)
+        grid = grid or Grid.whole(axes.size, magnification(task))
+        task = task.replace(mask=AUTO_MASK if automatic else None, channel_axis=None)
         return cls(task, source, axes, grid, gaps, survey, output_dtype(source.dtype, dtype))
 
     @property
@@ -256,13 +219,13 @@ class Plan:
     @property
     def needs_surveys(self) -> bool:
         """Whether parts must share what none of them shows alone."""
-        return self.grid.is_cut or self.survey == "stack"
+        return self.grid.is_cut or (self.survey == "stack" and len(self.axes.planes) > 1)
 
     def readers(self, window: Window) -> Readers:
         """Return what reads the pixels of a window, and its mask."""
         pixels = self.source.reader(window)
         if self.mask is None:
-            return Readers(self.axes, pixels)
+            return Readers(self.axes, pixels, automatic=self.task.mask == AUTO_MASK)
         axes, shape = self.axes, self.mask.shape
         shared = shape == axes.size
         if shared:
@@ -280,17 +243,23 @@ class Plan:
 class Readers:
     """Reads a window and its mask as a plane; it may be sent to another process.
 
-    ``shared`` says that the mask is one of rows and columns for all planes.
+    ``shared`` says that the mask is one of rows and columns for all planes, ``automatic`` that it
+    marks what is bad in the pixels themselves.
     """
 
     axes: Axes
     pixels: Callable[[], Pixels]
     mask: Callable[[], Pixels] | None = None
     shared: bool = False
+    automatic: bool = False
 
     def __call__(self) -> tuple[Pixels, Pixels | None]:
         """Return the pixels (h, w) or (h, w, colours), and where they are missing."""
         plane = self.axes.flatten(self.pixels())
+        if self.automatic:
+            from ..core.inputs import bad_pixels
+
+            return plane, bad_pixels(plane)
         if self.mask is None:
             return plane, None
         gaps = self.mask()
@@ -330,10 +299,31 @@ def constant_pixel(pixels: Pixels, mask: Pixels | None = None) -> Pixels | None:
 
 def fingerprint(plan: Plan, source: str) -> str:
     """Return a hash of all that a result depends on: settings, prior, ``source``, form."""
+    from ..core import load_prior
+
+    prior = plan.task.prior
+    if prior is not None:
+        model = load_prior(prior)
+        prior = [model.name, model.sha256]
     grid = [list(lines.windows) for lines in (plan.grid.rows, plan.grid.columns)]
-    form = {"shape": plan.shape, "dtype": str(plan.dtype), "survey": plan.survey, "grid": grid}
-    known = plan.task.record() | {"source": source, "form": form}
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    form = [plan.shape, str(plan.dtype), plan.survey, grid, version("napari-dmsp")]
+    # Devices differ a little only.
+    known = plan.task.replace(device="").record() | {"prior": prior}
+    text = json.dumps([known, source, form], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _make_ramp(side: int, low: Any, high: Any) -> NDArray[np.float64]:
+    """Make an image from black to white where those are sensible; else let others complain."""
+    # There may be one for each filter.
+    low, high = (None if level is None else float(np.mean(level)) for level in (low, high))
+    if low is None:
+        low = 0.0 if high is None else high - 1
+    if high is None:
+        high = low + 1
+    if not -np.inf < low < high < np.inf:
+        low, high = 0.0, 1.0
+    return np.linspace(low, high, side * side).reshape(side, side)
 
 
 def _as_source(data: Any) -> Source:
@@ -346,6 +336,3 @@ def _as_source(data: Any) -> Source:
 
 def _without(values: tuple[Any, ...], axis: int | None) -> tuple[Any, ...]:
     return tuple(value for i, value in enumerate(values) if i != axis)
-
-
-__all__ = ["Part", "Plan", "Readers", "Task", "constant_pixel", "fingerprint", "say_plane"]

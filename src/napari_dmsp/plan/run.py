@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dtypes import fit_dtype
 from ..errors import DmspError
+from ..settings import Settings
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, say_plane
-from .parts import Part, Plan, Readers, Task, constant_pixel
+from .parts import Part, Plan, Readers, constant_pixel, prepare
 
 if TYPE_CHECKING:
     from ..core import Job, Restoration, State
@@ -175,7 +177,7 @@ class _Shared:
 
     def of(self, plane: Plane) -> Survey:
         """Return what the parts of a plane share."""
-        from .survey import Survey, channels, choose_prior, groups, make_survey, survey_of
+        from .survey import Survey, channels, choose_prior, groups, survey_of
 
         plan, channel, key = self.plan, self.plan.axes.channel(plane), survey_of(self.plan, plane)
         kinds = channels(plan)
@@ -185,8 +187,7 @@ class _Shared:
         if key is None:
             return Survey(prior)
         if key not in self.surveys:
-            with plane_named(plane):
-                self.surveys[key] = make_survey(plan, groups(plan)[key], prior)
+            self.surveys[key] = make_named_survey(plan, groups(plan)[key], prior)
         return self.surveys[key]
 
 
@@ -194,7 +195,7 @@ class _Shared:
 class Work:
     """All that is needed to restore a part; it may be sent to another process."""
 
-    task: Task
+    task: Settings
     part: Part
     read: Readers
     survey: Survey
@@ -211,15 +212,11 @@ class Work:
     def block(self, image: Pixels) -> Pixels:
         """Return the part of a restored window as it is written."""
         # Formats of files take long to import: later than a panel is opened.
-        from ..files import fit_dtype
-
         inner = image[self.part.crop]
         return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
 
     def constant_block(self, value: Pixels) -> Pixels:
         """Return a part all of whose pixels are alike, of which nothing is to be restored."""
-        from ..files import fit_dtype
-
         size = [piece.stop - piece.start for piece in self.part.crop]
         if self.task.makes_colour:
             size.append(3)
@@ -245,7 +242,7 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
                 # Nothing of this part of the plane was seen.
                 colours = 1 if pixels.ndim == 2 else pixels.shape[2]
                 value = np.full(colours, survey.reference.units.low)
-            job = work.task.job(pixels, mask, **survey.known) if value is None else None
+            job = prepare(work.task, pixels, mask, **survey.known) if value is None else None
     except DmspError as error:
         if work.lone:
             raise
@@ -322,7 +319,7 @@ def run_on(
     for kind, prior in _submitted(executor, calls, token):
         priors[kind] = prior
     calls = (
-        (key, _survey, plan, members, priors.get(plan.axes.channel(key)))
+        (key, make_named_survey, plan, members, priors.get(plan.axes.channel(key)))
         for key, members in groups(plan).items()
         if key in keys
     )
@@ -341,7 +338,8 @@ def run_on(
         yield event
 
 
-def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
+def make_named_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
+    """Make the survey of planes, and say of which where that fails."""
     from .survey import make_survey
 
     with plane_named(planes[0] if len(plan.axes.planes) > 1 else ()):
@@ -370,8 +368,9 @@ def _submitted(
         while not token.stop:
             token.check()
             for key, *call in calls:
-                pending[executor.submit(*call)] = key
-                if len(pending) >= AHEAD:
+                future = executor.submit(*call)
+                pending[future] = key
+                if len(pending) >= AHEAD or future.done():
                     break
             if not pending:
                 return
@@ -409,8 +408,8 @@ def interruptible(token: Token | None) -> Iterator[None]:
     from ..core.device import Watch
 
     token.check()
-    # Hooks of the prior would not do: the data step of a large image, which evaluates none, takes
-    # seconds too.
+    # Hooks of the networks would not do: the data step of a large image, which evaluates none,
+    # takes seconds too.
     with Watch(token.check):
         yield
 
@@ -487,6 +486,9 @@ def restore_array(
             raise DmspError(str(event))
         if watch is not None:
             watch(event)
+    for part in plan.parts:
+        if part.plane not in planes and plan.dtype.kind == "f":
+            image[part.target] = np.nan
     return Restored(image, planes, token.stop)
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DmspError
-from ..windows import Span, steps
+from ..settings import Settings
+from ..windows import Span, ratio, steps
 from .axes import Pixels, Plane
-from .parts import Plan, Task, constant_pixel
+from .parts import Plan, constant_pixel, magnification, prepare
 
 if TYPE_CHECKING:
     from ..core import Reference
@@ -58,16 +59,20 @@ class Survey:
 
     @property
     def known(self) -> dict[str, Any]:
-        """As arguments of `Task.job`."""
-        names = ("prior", "reference", "noise_sigma", "psf")
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
+        """As arguments of `prepare`."""
+        values = {"noise": self.noise_sigma} | {
+            name: getattr(self, name) for name in ("prior", "reference", "psf")
+        }
+        known = {name: value for name, value in values.items() if value is not None}
+        # A size is for what is unknown.
+        return known if self.psf is None else known | {"psf_size": None}
 
     def to_json(self) -> str:
         """Write it down, exactly."""
         reference = None if self.reference is None else asdict(self.reference)
         psf = None if self.psf is None else self.psf.tolist()
-        return json.dumps(self.known | {"reference": reference, "psf": psf})
+        known = {"prior": self.prior, "noise_sigma": self.noise_sigma}
+        return json.dumps(known | {"reference": reference, "psf": psf})
 
     @classmethod
     def from_json(cls, text: str) -> Survey:
@@ -91,7 +96,7 @@ class Survey:
 
 def channels(plan: Plan) -> dict[int, list[Plane]]:
     """Return the planes of every channel for which a prior is to be chosen."""
-    if plan.task.options.get("prior") is not None or len(plan.axes.planes) == 1:
+    if plan.task.prior is not None or len(plan.axes.planes) == 1:
         return {}
     if plan.task.makes_colour or plan.axes.colours is not None:
         return {}
@@ -165,17 +170,19 @@ def make_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Surve
         overview = sample
     if _contrast(overview) == 0:
         return Survey(prior)
-    known: dict[str, Any] = {}
+    psf = None
     if task.blind:
-        # The kernel is known from the first step of the restoration on.
-        known["psf"] = run(task.job(*sample), lambda state: not isinstance(state, BlindState)).psf
-    reference = task.job(*overview, **known).reference
-    sigma = task.options.get("noise_sigma")
-    if sigma is None:
-        sigma = run(task.job(*sample, **known, reference=reference)).noise_sigma
+        # The PSF is known from the first step of the restoration on.
+        found = run(prepare(task, *sample), lambda state: not isinstance(state, BlindState))
+        psf = found.psf
+    known = Survey(psf=psf).known
+    reference = prepare(task, *overview, **known).reference
+    sigma = None
+    if task.noise is None:
+        sigma = run(prepare(task, *sample, **known, reference=reference)).noise_sigma
         if task.blind:
             sigma = max(sigma, KERNEL_NOISE * reference.units.scale)
-    return Survey(prior, reference, sigma, known.get("psf"))
+    return Survey(prior, reference, sigma, psf)
 
 
 def _overview(plan: Plan, plane: Plane) -> View:
@@ -216,9 +223,9 @@ def _contrast(view: View) -> float:
 
 def _spread(plan: Plan, side: int, count: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     """Spread at most ``count`` spans of about ``side`` pixels over axes that have more."""
+    each = steps(ratio(magnification(plan.task)), period(plan.task))
     rows, columns = (
-        _spans(n, side, count, step)
-        for n, step in zip(plan.axes.size, steps(plan.task.factor, period(plan.task)), strict=True)
+        _spans(n, side, count, step) for n, step in zip(plan.axes.size, each, strict=True)
     )
     return rows, columns
 
@@ -232,11 +239,11 @@ def _spans(size: int, side: int, count: int, step: int) -> tuple[Span, ...]:
     return tuple((int(begin), int(begin) + side) for begin in begins)
 
 
-def period(task: Task) -> tuple[int, int]:
+def period(task: Settings) -> tuple[int, int]:
     """Return the pixels after which colour filters repeat, along both axes."""
     if not task.makes_colour:
         return 1, 1
     from ..core.mosaic import cfa_tile
 
-    _, height, width = cfa_tile(task.options.get("pattern", "RGGB")).shape
+    _, height, width = cfa_tile(getattr(task, "pattern", "RGGB")).shape
     return height, width
