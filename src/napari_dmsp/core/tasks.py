@@ -141,7 +141,7 @@ def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
     if given.reference is not None:
         return given.reference.encoding is not None
     plane, shares = given.observed[0, 0].cpu().numpy(), weights.cpu().numpy()
-    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares)
+    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares, given.units.scale)
     if not sure:
         kind, other = ("proportional to light", "False") if linear else ("encoded", "True")
         given.warnings.append(
