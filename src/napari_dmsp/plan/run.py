@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, MutableMapping
+from collections.abc import Callable, Container, Generator, Iterator, MutableMapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -258,7 +258,7 @@ def run_on(
     token: Token | None = None,
     done: Container[str] = (),
     surveys: MutableMapping[Plane, Survey] | None = None,
-) -> Iterator[Surveyed | Ended]:
+) -> Generator[Surveyed | Ended, None, None]:
     """Restore the parts of a plan wherever an executor computes.
 
     Parameters
@@ -316,13 +316,14 @@ def _submitted(
 ) -> Iterator[tuple[Any, Any]]:
     """Submit calls (key, function, *arguments), and yield keys and results as they come."""
     pending: dict[Future[Any], Any] = {}
+    ahead = max(AHEAD, getattr(executor, "ahead", 0))
     try:
         while not token.stop:
             token.check()
             for key, *call in calls:
                 future = executor.submit(*call)
                 pending[future] = key
-                if len(pending) >= AHEAD or future.done():
+                if len(pending) >= ahead or future.done():
                     break
             if not pending:
                 return

@@ -140,6 +140,8 @@ def restore(
     dtype: DTypeLike | None = None,
 ) -> da.Array:
     """Restore every plane of a stack, lazily, as settings say; the others are those of `deblur`."""
+    if isinstance(source, np.ma.MaskedArray) and mask is None and task.mask is None:
+        source, mask = source.data, np.ma.getmaskarray(source)
     stack = as_stack(source)
     axis = stack.channel_axis if task.channel_axis is None else task.channel_axis
     axes = Axes.of(stack.array.shape, axis, [axis.name for axis in stack.axes])
