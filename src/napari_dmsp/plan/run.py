@@ -154,16 +154,17 @@ def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> 
     """
     from .survey import Shared
 
-    shared, left_out = Shared(plan), 0
+    shared, left_out = Shared(plan), list[str]()
     for part in plan.parts:
         if token is not None and token.stop:
             break
         with interruptible(token):
             survey = shared.of(part.plane)
         for event in restore_part(Work.of(plan, part, survey, sink), token):
-            left_out += isinstance(event, LeftOut)
-            if left_out == len(plan.parts):
-                raise DmspError(str(event))
+            if isinstance(event, LeftOut):
+                left_out.append(str(event))
+            if len(left_out) == len(plan.parts):
+                raise DmspError(left_out[0])
             yield event
 
 
