@@ -20,6 +20,11 @@ def test_the_example_of_a_new_degradation(capsys):
     repeated = np.repeat(observed, 2, axis=0)
     assert np.square(result - scene).mean() < 0.7 * np.square(repeated - scene).mean()
 
+    even, speckled = names["unbin_rows"], names["speckled"].image
+    rows = (scene[::2] + scene[1::2]) / 2 * names["speckle"]
+    level = even(rows, background=0, noise=float((0.15 * rows).std())).image
+    assert np.square(speckled - scene).mean() < np.square(level - scene).mean()
+
     rng = torch.Generator().manual_seed(0)
     x, y = torch.rand(1, 1, 8, 6, generator=rng), torch.rand(1, 1, 4, 6, generator=rng)
     weights = (torch.rand(1, 1, 4, 6, generator=rng) > 0.3).float()

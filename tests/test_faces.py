@@ -18,7 +18,7 @@ from napari_dmsp import deblur, scale
 from napari_dmsp.cli import app
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
-from napari_dmsp.plan import Axes, Plan, restore_array
+from napari_dmsp.plan import Axes, Begun, Plan, forecast, restore_array, run
 from napari_dmsp.settings import Deblur, Demosaic, Superres
 
 SIDE = 64
@@ -256,3 +256,59 @@ def test_constant_planes_have_their_value_in_any_shape(task, tmp_path):
     np.testing.assert_array_equal(
         np.moveaxis(found, 1, -1) if task == "demosaic" else found, expected
     )
+
+
+@pytest.fixture
+def in_panel(make_napari_viewer, qtbot):
+    """Restore a picture in the Deblur panel of a viewer."""
+
+    def restore(case):
+        viewer = make_napari_viewer()
+        rgb = case.colours is not None
+        axes = case.axes.removesuffix("s")
+        viewer.add_image(case.pixels, name="image", rgb=rgb, axis_labels=tuple(axes))
+        if case.mask is not None:
+            viewer.add_labels(case.mask.astype("u1"), name="mask")
+        _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
+        panel.inputs.image.value = viewer.layers["image"]
+        panel.inputs.psf.value = "Gaussian" if case.psf else "unknown"
+        panel.inputs.sigma.value = 1
+        if len(axes) > 2:
+            panel.inputs.planes.value = tuple(range(len(axes) - 2))
+        panel.advanced.device.value = "cpu"
+        panel.advanced.mask.value = "none" if case.mask is None else viewer.layers["mask"]
+        known = {"iterations": "evaluations"}
+        for name, value in case.options.items():
+            getattr(panel.advanced, known.get(name, name)).value = str(value)
+        panel.run()
+        qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+        assert "image deblurred" in viewer.layers, panel._report.value
+        return viewer.layers["image deblurred"].data
+
+    return restore
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_panel_gives_the_same_pixels(cases, expected, name, in_panel):
+    found = in_panel(cases[name])
+    assert found.dtype == np.float32
+    if cases[name].colours is not None:
+        found = found[..., :3]
+    np.testing.assert_array_equal(found, expected(name))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels"),
+    [
+        (Deblur(psf=gaussian_psf(1)), crowded(0)),
+        (Deblur(psf=gaussian_psf(2)), spots(0)),
+        (Deblur(psf=gaussian_psf(2), method="sgd"), spots(0)),
+        (Deblur(psf=gaussian_psf(2), iterations=5), spots(0)),
+        (Superres(scale=2), spots(0)),
+        (Demosaic(), crowded(0)),
+    ],
+)
+def test_forecasts_count_what_runs_take(settings, pixels):
+    plan = Plan.of(settings, pixels, Axes.of(pixels.shape))
+    begun = next(event for event in run(plan) if isinstance(event, Begun))
+    assert forecast(plan).evaluations == begun.job.total

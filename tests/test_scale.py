@@ -453,6 +453,16 @@ def test_a_stopped_run_goes_on(tmp_path):
     np.testing.assert_array_equal(zarr.open(out, mode="r")[:], expected)
 
 
+def test_denoisers_of_one_name_are_told_apart():
+    stack = texture((40, 48))[None]
+
+    def name_of(gain):
+        return scale.deblur(stack, PSF, prior=lambda x, sigma: gain * smooth(x, sigma)).name
+
+    assert name_of(1.0) == name_of(1.0)
+    assert name_of(1.0) != name_of(0.9)
+
+
 def test_an_interrupt_keeps_what_is_done(tmp_path):
     stack, out = np.stack([texture((40, 48), s) for s in range(4)]), tmp_path / "out.zarr"
     lazy = scale.deblur(stack, PSF, prior=smooth, **FAST)

@@ -333,6 +333,8 @@ def restore_stack(
         raise DmspError(f"output {files.image} is no .zarr folder; stacks are written to one.")
     task.check_extra(files)
     stack = scale.open_stack(files.source)
+    for text in stack.warnings:
+        print(f"Warning: {on_one_line(text)}", file=sys.stderr)
     if planes is not None:
         stack = stack.select(_parse_planes(planes))
     dtype = None if task.floats else "input"
@@ -395,17 +397,19 @@ def run_with_bar(job: Job) -> Restoration:
 
 
 def summarize(results: Sequence[Restoration]) -> str:
-    """Say in a line how the restoration of an image, or of the planes of a stack, went."""
+    """Say in a line how an image, or the planes of a stack, went; warnings follow in lines."""
     if not results:
         return "all is constant and stays as it is"
     kind = "estimated" if results[0].settings["noise_sigma"] is None else "given"
     levels = [f"{level([r.noise_sigma for r in results]):.3g}" for level in (min, max)]
     noise = " to ".join(dict.fromkeys(levels))
     planes = "" if len(results) == 1 else f"{len(results)} planes, "
-    return (
+    line = (
         f"{planes}noise {noise} ({kind}), {sum(r.evaluations for r in results)} evaluations, "
         f"{sum(r.seconds for r in results):.1f} s"
     )
+    warnings = dict.fromkeys(text for result in results for text in result.warnings)
+    return "\n".join([line, *(f"Warning: {on_one_line(text)}" for text in warnings)])
 
 
 def _stack_psfs(found: Any) -> NDArray[np.float32]:

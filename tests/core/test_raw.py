@@ -128,6 +128,13 @@ def test_evenly_spaced_values_say_what_they_were(values, linear):
     assert guess_linear(values, scaled(values), weights) == (linear, True)
 
 
+@pytest.mark.parametrize("unit", [1, 1 / 959])
+def test_a_known_white_tells_dark_frames_from_8_bits(unit):
+    dark = np.rint(mosaic_of(LIGHT) * 200)
+    weights = cfa_weights("RGGB", dark.shape)
+    assert guess_linear(dark * unit, dark / 959, weights, 959 * unit) == (True, True)
+
+
 @pytest.mark.parametrize("photo", [data.astronaut, data.coffee, data.cat])
 def test_others_are_judged_by_what_light_looks_like(photo):
     image = photo()[:200, :200] / 255.0

@@ -77,12 +77,12 @@ def test_names_are_shown_on_one_line():
     on_one_line(os.fsdecode(b"\xff")).encode("utf-8")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_reports_in_any_encoding(tmp_path, encoding):
     (tmp_path / "in").mkdir()
-    names = (
-        ["ü日本🎉.png", os.fsdecode(b"\xff.png"), "a\nb.png"] if os.name == "posix" else ["ü日.png"]
-    )
+    names = ["ü日本🎉.png", "x" * 251 + ".png", "a\nb.png", os.fsdecode(b"\xff.png")]
+    # Other systems have shorter names, or only text.
+    names = names if sys.platform == "linux" else names[:1]
     for name in names:
         save(tmp_path / "in" / name, np.kron(GREY, np.ones((2, 2), np.uint8)))
     code = "import napari_dmsp.cli; napari_dmsp.cli.app()"

@@ -13,8 +13,8 @@ from dask.highlevelgraph import HighLevelGraph
 
 from ..errors import DmspError
 from ..plan import Done, Kept, LeftOut, Pixels, Plan, fingerprint
-from ..plan.run import Work, make_named_survey, restore_part
-from ..plan.survey import Survey, channels, choose_prior, groups, survey_of
+from ..plan.run import Work, restore_part
+from ..plan.survey import Shared, Survey, make_survey
 from ..windows import Window
 from .workers import at_work, on_worker
 
@@ -56,23 +56,20 @@ def make_lazy(plan: Plan) -> da.Array:
     name = f"dmsp-{plan.task.task}-{identity(plan)}"
     held = _held(name)
     tasks: dict[Any, Any] = {held: plan}
-    kinds, priors = channels(plan), {}
-    for kind, planes in kinds.items():
-        priors[kind] = f"{name}-prior-{kind}"
-        tasks[priors[kind]] = (choose_prior, held, planes)
-    surveys = {}
-    for number, (first, members) in enumerate(groups(plan).items()):
-        surveys[first] = f"{name}-survey-{number}"
-        prior = priors.get(plan.axes.channel(first))
-        tasks[surveys[first]] = (_survey, held, members, prior)
-    chunks = part_chunks(plan)
+    shared, chunks = Shared(plan), part_chunks(plan)
+    for channel, function, _, planes in shared.prior_calls(plan.axes.planes):
+        shared.priors[channel] = f"{name}-prior-{channel}"
+        tasks[shared.priors[channel]] = (function, held, planes)
+    keys = {}
+    for number, (key, _, _, *arguments) in enumerate(shared.survey_calls(plan.axes.planes)):
+        keys[key] = f"{name}-survey-{number}"
+        tasks[keys[key]] = (_survey, held, *arguments)
     for part in plan.parts:
-        key = survey_of(plan, part.plane)
-        shared = priors.get(plan.axes.channel(part.plane)) if key is None else surveys[key]
-        index = [
-            window.start // sizes[0] for window, sizes in zip(part.target, chunks, strict=True)
-        ]
-        tasks[(name, *index)] = (_block, held, part.number, shared)
+        key = shared.key(part.plane)
+        known = shared.priors.get(plan.axes.channel(part.plane)) if key is None else keys[key]
+        places = zip(part.target, chunks, strict=True)
+        index = [window.start // sizes[0] for window, sizes in places]
+        tasks[(name, *index)] = (_block, held, part.number, known)
     graph = HighLevelGraph({name: tasks}, {name: set()})
     return da.Array(graph, name, chunks, dtype=plan.dtype)
 
@@ -113,12 +110,12 @@ def _held(name: str) -> str:
 
 def _survey(plan: Plan, planes: list[tuple[int, ...]], prior: str | None) -> Survey:
     with at_work(plan.task.device):
-        return make_named_survey(on_worker(plan), planes, prior)
+        return make_survey(on_worker(plan), planes, prior)
 
 
-def _block(plan: Plan, number: int, shared: Survey | str | None) -> Pixels:
+def _block(plan: Plan, number: int, known: Survey | str | None) -> Pixels:
     """Restore a part with what it shares with others."""
-    survey = shared if isinstance(shared, Survey) else Survey(shared)
+    survey = known if isinstance(known, Survey) else Survey(known)
     work = on_worker(Work.of(plan, plan.parts[number], survey))
     with at_work(work.task.device):
         for event in restore_part(work):

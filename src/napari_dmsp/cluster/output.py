@@ -121,7 +121,7 @@ def _fill(
     try:
         show()
         with workers(client, len(plan.parts) - len(notes.parts)) as executor:
-            done = [part for part in plan.parts if part.name in notes.parts]
+            done = set(notes.parts)
             for event in run_on(plan, executor, sink=sink, done=done, surveys=notes):
                 if isinstance(event, LeftOut):
                     left_out.append(event)

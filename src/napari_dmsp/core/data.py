@@ -186,13 +186,14 @@ class PoissonGaussian(Gaussian):
     kept : Tensor, optional
         0 where ``y`` has no sample, else 1.
     reweighted : bool
-        Whether weights follow the estimate as it improves.
+        Whether weights follow the estimate as it improves. That helps where A blurs; where it does
+        not, the estimate follows the noise of single samples.
     """
 
     variance: Callable[[Tensor], Tensor]
     scale: float = 1.0
     kept: Tensor | None = None
-    reweighted: bool = True
+    reweighted: bool = False
 
     @classmethod
     def of(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
-from ..priors import available_priors
+from ..priors import block_means, default_prior, is_fluorescence
 from ..settings import AUTO_MASK, Noise, Photons
 from ..windows import MIN_SIDE
 from .device import explain_failures, own_state, pick_device
@@ -25,8 +25,6 @@ from .tiling import Tile, pick_tile
 METHODS = ("annealed", "sgd")
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
-# What `is_fluorescence` calls dark, as a part of the range, and the side of its blocks.
-DARK, BLOCK = 0.1, 4
 
 
 class Options(TypedDict, total=False):
@@ -94,7 +92,7 @@ class Units:
         eight_bit = dtype == np.uint8 and values.max() > 127
         low, high = (0, 255) if eight_bit else np.percentile(values, [0.1, 99.9])
         if fluorescence and not eight_bit:
-            low = np.percentile(_block_means(values[0]), 0.1)
+            low = np.percentile(block_means(values[0]), 0.1)
         low = low if background is None else background
         if white is not None:
             high = white
@@ -260,33 +258,6 @@ def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
             "use method='sgd' or another prior."
         )
     return model
-
-
-def default_prior(channels: int, fluorescence: bool) -> str:
-    """Return the name of the prior for images of a kind."""
-    if channels == 3:
-        return "rgb"
-    return "microscopy" if fluorescence and "microscopy" in available_priors() else "gray"
-
-
-def is_fluorescence(values: NDArray[np.float64]) -> bool:
-    """Guess from an image (C, H, W) whether it shows fluorescence and is not a photograph.
-
-    Fluorescence is objects that shine on an empty ground: most pixels of its one channel are dark.
-    So are those of night photographs, some 3 % of all; of fluorescence images 5 to 10 % are too
-    crowded. No dtype tells them apart: both are kept as 8 and 16 bits and as numbers from 0 to 1.
-    """
-    if len(values) != 1:
-        return False
-    low, median, high = np.percentile(_block_means(values[0]), [0.1, 50, 99.9])
-    return bool(median - low < DARK * (high - low))
-
-
-def _block_means(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average (H, W) over blocks of pixels that blur makes alike: noise widens the range."""
-    height, width = (n // BLOCK for n in plane.shape)
-    blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    return blocks.mean((1, 3))
 
 
 def take_array(values: Any, name: str) -> NDArray[Any]:

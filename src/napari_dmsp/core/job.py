@@ -94,14 +94,14 @@ class Problem:
         line : ShotLine, optional
             How the noise grows with light; by default as the user says.
         """
-        y, kept = given.observed, given.kept
-        sharp = schedule is None and is_sharp(operator, y)
+        y, kept, sharp = given.observed, given.kept, is_sharp(operator, given.observed)
         schedule = schedule or (SHARP if sharp else BLURRED)
         if line is None and isinstance(given.noise, ShotLine):
             line = given.noise
         if line is None:
             return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
         data = PoissonGaussian.of(operator, y, kept, line.variance, smooth(y), line.scale)
+        data = replace(data, reweighted=not sharp)
         return cls(data, schedule, shot=replace(line, scale=data.scale))
 
     def reference(self, given: Input) -> Reference:

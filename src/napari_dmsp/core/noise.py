@@ -50,7 +50,7 @@ SHOT_SMOOTHING = 1.5
 # that may be detail, which part of the bins must be how near to the line, and steps that find it.
 LINE_BINS, LINE_PATCHES = 16, 64
 LEAST_SHOT = 4 / 255
-AGREE, NEAR = 0.9, 0.25
+AGREE, NEAR = 0.8, 0.25
 LINE_STEPS = 20
 # A filter that adds up the samples under one coefficient of the wavelets.
 _SUM = pywt.Wavelet("sum", filter_bank=4 * [4 * [1.0]])

@@ -141,7 +141,7 @@ def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
     if given.reference is not None:
         return given.reference.encoding is not None
     plane, shares = given.observed[0, 0].cpu().numpy(), weights.cpu().numpy()
-    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares)
+    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares, given.units.scale)
     if not sure:
         kind, other = ("proportional to light", "False") if linear else ("encoded", "True")
         given.warnings.append(
@@ -211,10 +211,11 @@ def _blur_problem(
     """State the problem of a blur."""
     psf = torch.from_numpy(kernel).to(given.observed)
     operator = Convolution(psf, given.shape)
-    sharp = is_sharp(operator, given.observed)
-    if given.fluorescence and not given.literal and not sharp:
-        schedule = FLUORESCENCE
-    line = _line(given, sharp_line if sharp else shot_line)
+    # Blur along a line leaves detail in the finest differences of photographs.
+    estimate: Callable[..., ShotLine | None] = sharp_line
+    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+        schedule, estimate = FLUORESCENCE, shot_line
+    line = _line(given, estimate)
     return replace(Problem.of(given, operator, schedule, line), psf=psf)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -206,3 +207,18 @@ class Axes:
 def say_plane(plane: Plane) -> str:
     """Name a plane in messages."""
     return f"plane {', '.join(map(str, plane))}" if plane else "the plane"
+
+
+@contextmanager
+def plane_named(plane: Plane) -> Iterator[None]:
+    """Say which plane of a stack could not be restored."""
+    try:
+        yield
+    except DmspError as error:
+        if not plane:
+            raise
+        raise DmspError(f"{say_plane(plane)}: {error}") from error
+    except Exception as error:
+        if plane:
+            error.add_note(f"In {say_plane(plane)}.")
+        raise

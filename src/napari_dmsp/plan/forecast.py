@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..settings import Settings
-from ..windows import BASE_BYTES, CPU_TILE, memory_bytes, spans
+import numpy as np
+
+from ..priors import is_fluorescence
+from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
 from .parts import Plan, magnification
 
 # Evaluations of the prior by task; of fluorescence that is deblurred, and of the published descent.
 EVALUATIONS = {"deblur": 24, "superres": 30, "demosaic": 24}
 FLUORESCENCE_EVALUATIONS, DESCENT_EVALUATIONS = 36, 300
+# Side in pixels of what is looked at.
+LOOKED_AT = 512
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,8 @@ class Forecast:
     tiles: int
 
 
-def forecast(plan: Plan, fluorescence: bool = False) -> Forecast:
-    """Return what a plan will take.
-
-    Parameters
-    ----------
-    plan : Plan
-        What is to be restored.
-    fluorescence : bool
-        Whether its planes look like fluorescence.
-    """
+def forecast(plan: Plan) -> Forecast:
+    """Return what a plan will take; it looks at the middle of a plane, if that is in memory."""
     task, grid, scale = plan.task, plan.grid, magnification(plan.task)
     height, width = (round(n * scale) for n in grid.largest)
     tile = CPU_TILE if task.tile == "auto" else task.tile
@@ -61,26 +57,34 @@ def forecast(plan: Plan, fluorescence: bool = False) -> Forecast:
     return Forecast(
         len(plan.axes.planes),
         pixels * len(plan.axes.planes) / 1e6,
-        count_evaluations(task, fluorescence),
+        _count_evaluations(plan),
         BASE_BYTES + memory_bytes((height, width), channels, tile),
         math.prod(len(spans(n, tile or n)) for n in (height, width)),
     )
 
 
-def count_evaluations(task: Settings, fluorescence: bool = False) -> int:
-    """Return how often the prior is evaluated for a plane, once its PSF is known.
-
-    Parameters
-    ----------
-    task : Settings
-        The task and its options.
-    fluorescence : bool
-        Whether the image looks like fluorescence.
-    """
+def _count_evaluations(plan: Plan) -> int:
+    """Return how often the prior is evaluated for a plane, once its PSF is known."""
+    task, usual = plan.task, EVALUATIONS["deblur"]
     if task.iterations is not None:
         return task.iterations
     if task.method == "sgd":
         return DESCENT_EVALUATIONS
-    if task.finds_psf and fluorescence:
+    if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
         return FLUORESCENCE_EVALUATIONS
-    return EVALUATIONS.get(task.task, EVALUATIONS["deblur"])
+    return EVALUATIONS.get(task.task, usual)
+
+
+def _looks_dark(plan: Plan) -> bool:
+    """Whether the middle of the plane in the middle looks like fluorescence."""
+    if not isinstance(getattr(plan.source, "data", None), np.ndarray):
+        return False
+    planes = plan.axes.planes
+    rows, columns = (
+        slice(max(0, (n - LOOKED_AT) // 2), (n + LOOKED_AT) // 2) for n in plan.axes.size
+    )
+    window = plan.axes.window(planes[len(planes) // 2], rows, columns)
+    pixels = plan.axes.flatten(plan.source.reader(window)()).astype(np.float64)
+    if min(pixels.shape) < MIN_SIDE or not np.isfinite(pixels).all():
+        return False
+    return is_fluorescence(pixels[None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterator, MutableMapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from ..dtypes import fit_dtype
 from ..errors import DmspError
 from ..settings import Settings
 from ..windows import Window
-from .axes import Pixels, Plane, Sink, say_plane
+from .axes import Pixels, Plane, Sink, plane_named, say_plane
 from .parts import Part, Plan, Readers, constant_pixel, prepare
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What the parts of a plane, or planes, share was found."""
+    """What the parts of a plane share was found, or what the planes of a channel share."""
 
-    planes: tuple[Plane, ...]
+    plane: Plane
 
 
 Ended = Done | Kept | LeftOut
@@ -152,43 +152,19 @@ def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> 
     CancelledError
         When the user cancels.
     """
-    shared = _Shared(plan)
-    for number, part in enumerate(plan.parts):
+    from .survey import Shared
+
+    shared, left_out = Shared(plan), 0
+    for part in plan.parts:
         if token is not None and token.stop:
             break
         with interruptible(token):
             survey = shared.of(part.plane)
         for event in restore_part(Work.of(plan, part, survey, sink), token):
-            if isinstance(event, LeftOut):
-                shared.left_out.append(event)
+            left_out += isinstance(event, LeftOut)
+            if left_out == len(plan.parts):
+                raise DmspError(str(event))
             yield event
-        if len(shared.left_out) == number + 1 == len(plan.parts):
-            raise DmspError(str(shared.left_out[0]))
-
-
-@dataclass(eq=False)
-class _Shared:
-    """What parts share, found when the first of them begins."""
-
-    plan: Plan
-    priors: dict[int, str | None] = field(default_factory=dict)
-    surveys: dict[Plane, Survey] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-    def of(self, plane: Plane) -> Survey:
-        """Return what the parts of a plane share."""
-        from .survey import Survey, channels, choose_prior, groups, survey_of
-
-        plan, channel, key = self.plan, self.plan.axes.channel(plane), survey_of(self.plan, plane)
-        kinds = channels(plan)
-        if channel in kinds and channel not in self.priors:
-            self.priors[channel] = choose_prior(plan, kinds[channel])
-        prior = self.priors.get(channel)
-        if key is None:
-            return Survey(prior)
-        if key not in self.surveys:
-            self.surveys[key] = make_named_survey(plan, groups(plan)[key], prior)
-        return self.surveys[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,10 +201,11 @@ class Work:
         plane = np.broadcast_to(value if len(size) > 2 else value[0], size)
         return self.read.axes.unflatten(fit_dtype(plane.astype(np.float64), self.dtype))
 
-    def write(self, block: Pixels) -> None:
-        """Write the part, if there is where."""
+    def written(self, block: Pixels) -> Pixels:
+        """Write a block, if there is where, and return it."""
         if self.sink is not None:
             self.sink.write(self.part.target, block)
+        return block
 
 
 def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Step | Ended]:
@@ -236,6 +213,8 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
     part, survey = work.part, work.survey
     try:
         with interruptible(token):
+            if survey.problem is not None:
+                raise DmspError(survey.problem)
             pixels, mask = work.read()
             value = None if work.lone else constant_pixel(pixels, mask)
             if value is None and survey.reference is not None and mask is not None and mask.all():
@@ -250,9 +229,7 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
         return
     if job is None:
         assert value is not None
-        block = work.constant_block(value)
-        work.write(block)
-        yield Kept(part, block)
+        yield Kept(part, work.written(work.constant_block(value)))
         return
     yield Begun(part, job)
     begin, states, state, stopped = time.perf_counter(), job.states(), None, False
@@ -270,9 +247,7 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
     if token is not None:
         token.check()
     restoration = job.result(state, time.perf_counter() - begin)
-    block = work.block(restoration.image)
-    work.write(block)
-    yield Done(part, restoration, block, stopped)
+    yield Done(part, restoration, work.written(work.block(restoration.image)), stopped)
 
 
 def run_on(
@@ -281,7 +256,7 @@ def run_on(
     *,
     sink: Sink | None = None,
     token: Token | None = None,
-    done: Collection[Part] = (),
+    done: Container[str] = (),
     surveys: MutableMapping[Plane, Survey] | None = None,
 ) -> Iterator[Surveyed | Ended]:
     """Restore the parts of a plan wherever an executor computes.
@@ -296,8 +271,8 @@ def run_on(
         Where the parts are written, by whoever restores them.
     token : Token, optional
         Parts that are not done when the user stops are dropped.
-    done : collection of Part
-        What was done before.
+    done : container of str
+        Names of parts that were done before.
     surveys : mutable mapping, optional
         Surveys by their first plane: those found before, to which new ones are added.
 
@@ -306,44 +281,21 @@ def run_on(
     Surveyed, Done, Kept or LeftOut
         As they come.
     """
-    from .survey import Survey, channels, choose_prior, groups, survey_of
+    from .survey import Shared
 
-    token, surveys = token or Token(), {} if surveys is None else surveys
-    missing = [part for part in plan.parts if part not in done]
-    wanted = {plan.axes.channel(part.plane) for part in missing}
-    keys = {survey_of(plan, part.plane) for part in missing} - {None} - set(surveys)
-    kinds = {kind: planes for kind, planes in channels(plan).items() if kind in wanted}
-    priors: dict[int, str | None] = {}
-    calls: Iterator[tuple[Any, ...]]
-    calls = ((kind, choose_prior, plan, planes) for kind, planes in kinds.items())
-    for kind, prior in _submitted(executor, calls, token):
-        priors[kind] = prior
+    token, shared = token or Token(), Shared(plan, surveys)
+    missing = [part for part in plan.parts if part.name not in done]
+    planes = [part.plane for part in missing]
+    for channel, prior in _submitted(executor, shared.prior_calls(planes), token):
+        shared.priors[channel] = prior
+    for key, survey in _submitted(executor, shared.survey_calls(planes), token):
+        shared.surveys[key] = survey
+        yield Surveyed(key)
     calls = (
-        (key, make_named_survey, plan, members, priors.get(plan.axes.channel(key)))
-        for key, members in groups(plan).items()
-        if key in keys
-    )
-    for key, survey in _submitted(executor, calls, token):
-        surveys[key] = survey
-        yield Surveyed(tuple(groups(plan)[key]))
-
-    def shared(plane: Plane) -> Survey:
-        key = survey_of(plan, plane)
-        return surveys[key] if key is not None else Survey(priors.get(plan.axes.channel(plane)))
-
-    calls = (
-        (part, _finish, Work.of(plan, part, shared(part.plane), sink), token) for part in missing
+        (None, _finish, Work.of(plan, part, shared.of(part.plane), sink), token) for part in missing
     )
     for _, event in _submitted(executor, calls, token):
         yield event
-
-
-def make_named_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
-    """Make the survey of planes, and say of which where that fails."""
-    from .survey import make_survey
-
-    with plane_named(planes[0] if len(plan.axes.planes) > 1 else ()):
-        return make_survey(plan, planes, prior)
 
 
 def _finish(work: Work, token: Token) -> Ended:
@@ -382,21 +334,6 @@ def _submitted(
             token.cancel = True
         for future in pending:
             future.cancel()
-
-
-@contextmanager
-def plane_named(plane: Plane) -> Iterator[None]:
-    """Say which plane of a stack could not be restored."""
-    try:
-        yield
-    except DmspError as error:
-        if not plane:
-            raise
-        raise DmspError(f"{say_plane(plane)}: {error}") from error
-    except Exception as error:
-        if plane:
-            error.add_note(f"In {say_plane(plane)}.")
-        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DmspError
+from ..priors import default_prior, is_fluorescence
 from ..settings import Settings
 from ..windows import Span, ratio, steps
-from .axes import Pixels, Plane
+from .axes import Pixels, Plane, plane_named
 from .parts import Plan, constant_pixel, magnification, prepare
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ class Survey:
         Noise level in the units of the plane.
     psf : ndarray or None
         The point spread function found, float32.
+    problem : str or None
+        Why the planes cannot be restored.
     """
 
     prior: str | None = None
     reference: Reference | None = None
     noise_sigma: float | None = None
     psf: NDArray[np.float32] | None = field(default=None, repr=False)
+    problem: str | None = None
 
     @property
     def known(self) -> dict[str, Any]:
@@ -71,7 +75,8 @@ class Survey:
         """Write it down, exactly."""
         reference = None if self.reference is None else asdict(self.reference)
         psf = None if self.psf is None else self.psf.tolist()
-        known = {"prior": self.prior, "noise_sigma": self.noise_sigma}
+        names = ("prior", "noise_sigma", "problem")
+        known = {name: getattr(self, name) for name in names}
         return json.dumps(known | {"reference": reference, "psf": psf})
 
     @classmethod
@@ -100,10 +105,7 @@ def channels(plan: Plan) -> dict[int, list[Plane]]:
         return {}
     if plan.task.makes_colour or plan.axes.colours is not None:
         return {}
-    found: dict[int, list[Plane]] = {}
-    for plane in plan.axes.planes:
-        found.setdefault(plan.axes.channel(plane), []).append(plane)
-    return found
+    return _by_channel(plan)
 
 
 def choose_prior(plan: Plan, planes: Sequence[Plane]) -> str | None:
@@ -112,7 +114,7 @@ def choose_prior(plan: Plan, planes: Sequence[Plane]) -> str | None:
     Of planes that are constant or cannot be restored, the nearest to the middle takes its place;
     None without any.
     """
-    from ..core.inputs import check_image, check_mask, default_prior, is_fluorescence
+    from ..core.inputs import check_image, check_mask
 
     middle = len(planes) // 2
     for index in sorted(range(len(planes)), key=lambda i: abs(i - middle)):
@@ -129,36 +131,89 @@ def choose_prior(plan: Plan, planes: Sequence[Plane]) -> str | None:
 def groups(plan: Plan) -> dict[Plane, list[Plane]]:
     """Return the planes from which every survey is made; none where planes need none.
 
-    A survey of a stack is one for each of its channels.
+    There is one for each plane, or for each channel of a stack.
     """
-    planes = plan.axes.planes
     if not plan.needs_surveys:
         return {}
     if plan.survey == "plane":
-        return {plane: [plane] for plane in planes}
-    members: dict[int, list[Plane]] = {}
-    for plane in planes:
-        members.setdefault(plan.axes.channel(plane), []).append(plane)
-    return {alike[0]: _some(alike) for alike in members.values()}
+        return {plane: [plane] for plane in plan.axes.planes}
+    found = {}
+    for alike in _by_channel(plan).values():
+        chosen = np.linspace(0, len(alike) - 1, min(SURVEYED_PLANES, len(alike))).astype(int)
+        found[alike[0]] = [alike[i] for i in chosen]
+    return found
 
 
-def survey_of(plan: Plan, plane: Plane) -> Plane | None:
-    """Return which of `groups` holds for a plane; None where planes need none."""
-    if not plan.needs_surveys:
-        return None
-    if plan.survey == "plane":
-        return plane
-    channel = plan.axes.channel(plane)
-    return next(p for p in plan.axes.planes if plan.axes.channel(p) == channel)
+def _by_channel(plan: Plan) -> dict[int, list[Plane]]:
+    found: dict[int, list[Plane]] = {}
+    for plane in plan.axes.planes:
+        found.setdefault(plan.axes.channel(plane), []).append(plane)
+    return found
 
 
-def _some(planes: Sequence[Plane]) -> list[Plane]:
-    chosen = np.linspace(0, len(planes) - 1, min(SURVEYED_PLANES, len(planes))).astype(int)
-    return [planes[i] for i in chosen]
+class Shared:
+    """What the parts of a plan share, each found when it is first asked for.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is restored.
+    surveys : mutable mapping, optional
+        Those that are known, by their first plane; new ones are added.
+    """
+
+    def __init__(self, plan: Plan, surveys: MutableMapping[Plane, Survey] | None = None) -> None:
+        self.plan = plan
+        self.priors: dict[int, str | None] = {}
+        self.surveys = {} if surveys is None else surveys
+        self.groups = groups(plan)
+        self._channels = channels(plan)
+        self._keys = {plan.axes.channel(key): key for key in self.groups}
+
+    def key(self, plane: Plane) -> Plane | None:
+        """Return which of `groups` holds for a plane; None where planes need none."""
+        if not self.groups or self.plan.survey == "plane":
+            return plane if self.groups else None
+        return self._keys[self.plan.axes.channel(plane)]
+
+    def prior_calls(self, planes: Iterable[Plane]) -> Iterator[tuple[Any, ...]]:
+        """Yield (channel, function, *arguments) for every prior that planes still need."""
+        for channel in dict.fromkeys(map(self.plan.axes.channel, planes)):
+            if channel in self._channels and channel not in self.priors:
+                yield channel, choose_prior, self.plan, self._channels[channel]
+
+    def survey_calls(self, planes: Iterable[Plane]) -> Iterator[tuple[Any, ...]]:
+        """Yield (key, function, *arguments) for every survey that planes still need."""
+        for key in dict.fromkeys(map(self.key, planes)):
+            if key is not None and key not in self.surveys:
+                prior = self.priors.get(self.plan.axes.channel(key))
+                yield key, make_survey, self.plan, self.groups[key], prior
+
+    def of(self, plane: Plane) -> Survey:
+        """Return what the parts of a plane share."""
+        for channel, function, *arguments in self.prior_calls([plane]):
+            self.priors[channel] = function(*arguments)
+        for key, function, *arguments in self.survey_calls([plane]):
+            self.surveys[key] = function(*arguments)
+        known = self.key(plane)
+        if known is not None:
+            return self.surveys[known]
+        return Survey(self.priors.get(self.plan.axes.channel(plane)))
 
 
 def make_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
-    """Find what planes, or the parts of one, share: units in overviews, the rest in a sample."""
+    """Find what planes, or the parts of one, share: units in overviews, the rest in a sample.
+
+    What cannot be restored has a survey that says why.
+    """
+    try:
+        with plane_named(planes[0]):
+            return _survey(plan, planes, prior)
+    except DmspError as error:
+        return Survey(prior, problem=str(error.__cause__ or error))
+
+
+def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
     from ..core import run
     from ..core.blind import BlindState
     from ..core.tasks import KERNEL_NOISE
