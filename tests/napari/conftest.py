@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
 
+# The public functions keep what they find at their import, which must not be a fake.
+import napari_dmsp.restore  # noqa: F401
 from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur

@@ -95,6 +95,9 @@ class FakeCall:
     def ready(self):
         return self.plan
 
+    def frame(self, block):
+        pass
+
 
 class Log:
     def __init__(self):

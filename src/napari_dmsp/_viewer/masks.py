@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Corners of the polygon that stands for an ellipse.
 CORNERS = 128
+FILLED = ("ellipse", "polygon", "rectangle")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +91,24 @@ class LayerMask:
         """Freeze a layer as it lies over an image."""
         point = tuple(map(float, point))
         if hasattr(layer, "shape_type"):
+
+            def back(at: NDArray[np.float64]) -> Any:
+                return image.world_to_data(layer.data_to_world(at))
+
+            matrix = _matrix(back, layer.ndim)
             outlines = tuple(
-                Outline(_into(image, layer, vertices), kind not in ("line", "path"))
-                for vertices, kind in map(_corners, layer.data, layer.shape_type)
+                Outline(_corners(vertices, kind) @ matrix[:, :-1].T + matrix[:, -1], kind in FILLED)
+                for vertices, kind in zip(layer.data, layer.shape_type, strict=True)
             )
             return cls(layer, image, point, outlines, max(0, image.ndim - layer.ndim))
 
-        def place(at: NDArray[np.float64]) -> NDArray[np.float64]:
+        def there(at: NDArray[np.float64]) -> Any:
             world = np.array(point)
             world[-image.ndim :] = image.data_to_world(at)
-            return np.asarray(layer.world_to_data(world), dtype=np.float64)
+            return layer.world_to_data(world)
 
-        origin = place(np.zeros(image.ndim))
-        steps = [place(unit) - origin for unit in np.eye(image.ndim)]
         labels = layer.data[0] if layer.multiscale else layer.data
-        return cls(layer, image, point, labels=labels, mapping=np.column_stack([*steps, origin]))
+        return cls(layer, image, point, labels=labels, mapping=_matrix(there, image.ndim))
 
     def read(self, index: Sequence[int | slice], axes: Sequence[int]) -> NDArray[np.bool_]:
         """Return a part of the mask, True where a pixel is missing.
@@ -218,16 +222,18 @@ class MaskSource:
         return bad_pixels(np.asarray(self.data[tuple(inside)]))
 
 
-def _corners(vertices: NDArray[Any], kind: str) -> tuple[NDArray[Any], str]:
+def _matrix(place: Callable[[NDArray[np.float64]], Any], ndim: int) -> NDArray[np.float64]:
+    """Return an affine map of ``ndim`` coordinates as a matrix, with the shift as last column."""
+    origin = np.asarray(place(np.zeros(ndim)), dtype=np.float64)
+    return np.column_stack([*(place(unit) - origin for unit in np.eye(ndim)), origin])
+
+
+def _corners(vertices: NDArray[Any], kind: str) -> NDArray[np.float64]:
     """Return the corners of a shape; those of an ellipse in napari are of the box around it."""
     corners = np.asarray(vertices, dtype=np.float64)
-    if kind == "ellipse":
-        along, across = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
-        turns = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)[:, None]
-        corners = corners.mean(0) + np.cos(turns) * along + np.sin(turns) * across
-    return corners, kind
-
-
-def _into(image: Image, layer: Shapes, vertices: NDArray[Any]) -> NDArray[np.float64]:
-    """Take vertices from the coordinates of one layer to those of another."""
-    return np.array([image.world_to_data(layer.data_to_world(vertex)) for vertex in vertices])
+    if kind != "ellipse":
+        return corners
+    along, across = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
+    turns = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)[:, None]
+    middle: NDArray[np.float64] = corners.mean(0)
+    return middle + np.cos(turns) * along + np.sin(turns) * across

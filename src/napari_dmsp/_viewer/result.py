@@ -63,7 +63,7 @@ class Result:
         steps = selection.planes[plane]
         first = self._data is None
         if self._data is None:
-            self._data = selection.blank(block)
+            self._data = call.frame(block)
         target = self._data[call.plan.parts[plane].target[: selection.layer.ndim]]
         if call.has_alpha(self._data):
             target[..., :3], target[..., 3] = block, opacity(self._data.dtype)

@@ -86,6 +86,7 @@ class Call:
     selection: Selection
     same_dtype: bool = False
     developed: bool = False
+    _frame: list[NDArray[Any]] = field(default_factory=list, repr=False)
 
     @property
     def psf(self) -> ShapedPsf | LayerPsf | None:
@@ -132,6 +133,12 @@ class Call:
         if self.psf is None:
             return self.plan
         return replace(self.plan, task=self.plan.task.replace(psf=self.psf.make()))
+
+    def frame(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return the array of all planes, made by the first call, which had better not block."""
+        if not self._frame:
+            self._frame.append(self.selection.blank(block))
+        return self._frame[0]
 
     def convert(self, block: NDArray[Any], record: dict[str, Any] | None) -> NDArray[Any]:
         """Give colours of a mosaic the range that the viewer shows: 0 to 1.

@@ -309,7 +309,7 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
                 now - begin,
                 event.state.residual,
                 _seeks_psf(event.job.settings, event.state),
-                call.convert(event.estimate(), event.job.settings) if show else None,
+                _shown(call, event.estimate(), event.job.settings) if show else None,
             )
             if first:
                 # With the processor shared, the viewer would take twice as long for a new layer.
@@ -320,14 +320,21 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
             restoration, block = event.restoration, event.block
             assert block is not None
             about = restoration.to_dict() | {"stopped": event.stopped, "planned": total}
-            block = call.convert(block, restoration.settings)
+            block = _shown(call, block, restoration.settings)
             yield Done(event.part.number, block, about, restoration.psf)
         elif isinstance(event, Kept):
             assert event.block is not None
-            yield Done(event.part.number, call.convert(event.block, None))
+            yield Done(event.part.number, _shown(call, event.block, None))
         elif isinstance(event, LeftOut):
             left_out.append((event.part.number, event.reason))
     return Outcome(left_out=tuple(left_out))
+
+
+def _shown(call: Call, block: NDArray[Any], record: dict[str, Any] | None) -> NDArray[Any]:
+    """Return a plane as it is to be shown, and make room for all of them: it may be large."""
+    block = call.convert(block, record)
+    call.frame(block)
+    return block
 
 
 def _seeks_psf(settings: dict[str, Any], state: State) -> bool:
