@@ -11,7 +11,7 @@ ROOT = Path(napari_dmsp.__file__).parent
 # From the ground up; rooms on one floor do not know each other.
 FLOORS = [
     {"errors"},
-    {"windows", "priors"},
+    {"windows", "priors", "dtypes"},
     {"settings"},
     {"core", "files"},
     {"plan", "training"},

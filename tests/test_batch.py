@@ -1,5 +1,7 @@
 import json
 import os
+import signal
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,13 +12,15 @@ import tifffile
 from typer.testing import CliRunner
 
 from napari_dmsp import deblur
-from napari_dmsp.batch import Files, Task, _stack_kernels, find_images, is_batch, plan_batch
+from napari_dmsp.batch import Files, Task, _stack_psfs, find_images, is_batch, plan_batch
 from napari_dmsp.cli import app
-from napari_dmsp.core import Restoration, prepare_deblur, prepare_demosaic, prepare_superres
+from napari_dmsp.core import tasks
 from napari_dmsp.core.prior import _read_prior
 from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.dtypes import fit_dtype
 from napari_dmsp.errors import DmspError
-from napari_dmsp.files import fit_dtype
+from napari_dmsp.plan import try_settings
+from napari_dmsp.settings import Deblur, Demosaic, Superres
 
 DEBLUR = ("deblur", "--psf", "gaussian:1", "--iterations", 1)
 
@@ -103,7 +107,8 @@ def test_what_is_a_batch(sources, target, expected):
 
 
 def plan(sources, target="out", sidecar=False, psf=None, **options):
-    return plan_batch(Task(prepare_deblur, {}, **options), sources, target, sidecar, psf)
+    kind = Demosaic if options.pop("mosaic", False) else Deblur
+    return plan_batch(Task(kind(), **options), sources, target, sidecar, psf)
 
 
 @pytest.mark.parametrize(
@@ -150,20 +155,20 @@ def test_clashes_are_found_before_any_work(sources, target, options, message):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "options"),
+    "settings",
     [
-        (prepare_deblur, {"psf": gaussian_psf(20)}),
-        (prepare_deblur, {"psf_size": 101, "background": 1e4}),
-        (prepare_deblur, {"psf_size": 1001}),
-        (prepare_deblur, {"prior": "gray", "noise_sigma": 1e3}),
-        (prepare_superres, {"scale": 8.0, "prior": "rgb"}),
-        (prepare_superres, {"scale": 3.0, "psf": gaussian_psf(9)}),
-        (prepare_demosaic, {"pattern": "X-Trans", "white": 5.0, "linear": True}),
-        (prepare_demosaic, {"background": 64.0, "white": 1023.0}),
+        Deblur(psf=gaussian_psf(20)),
+        Deblur(psf_size=101, background=1e4),
+        Deblur(psf_size=1001),
+        Deblur(prior="gray", noise=1e3),
+        Superres(scale=8.0, prior="rgb"),
+        Superres(scale=3.0, psf=gaussian_psf(9)),
+        Demosaic(pattern="X-Trans", white=5.0, linear=True),
+        Demosaic(background=64.0, white=1023.0),
     ],
 )
-def test_good_options_pass(prepare, options):
-    Task(prepare, {"prior": None} | options, mosaic=prepare is prepare_demosaic).check()
+def test_good_options_pass(settings):
+    try_settings(settings, colour=True)
 
 
 @pytest.mark.parametrize(
@@ -370,10 +375,7 @@ def test_kernels_of_planes_are_a_stack(stack):
 
 
 def test_kernels_of_other_sizes_are_padded():
-    def restoration(psf):
-        return Restoration(np.empty(0, "f4"), np.full(psf, 1, "f4"), 1.0, 1, 0.0, {})
-
-    stack = _stack_kernels([restoration((3, 1)), None, restoration((3, 5))])
+    stack = _stack_psfs([np.ones((3, 1)), None, np.ones((3, 5)).tolist()])
     np.testing.assert_array_equal(stack[0], np.repeat([[0, 0, 1, 0, 0]], 3, 0))
     assert not stack[1].any()
     assert (stack[2] == 1).all()
@@ -383,10 +385,10 @@ def test_a_bad_plane_is_found_before_any_work(stack):
     bad = stack.astype("f4")
     bad[1, 1, 3, 3] = np.nan
     tifffile.imwrite("in/s.tif", bad)
-    task, executed = Task(prepare_deblur, {"psf": gaussian_psf(1), "prior": None}), []
+    task, events = Task(Deblur(psf=gaussian_psf(1))), []
     with pytest.raises(DmspError, match=r"plane 1, 1: the image has 1 NaN"):
-        task.restore(Files(Path("in/s.tif"), Path("out.tif")), lambda *job: executed.append(job))
-    assert not executed
+        task.restore(Files(Path("in/s.tif"), Path("out.tif")), lambda *event: events.append(event))
+    assert not events
     assert not Path("out.tif").exists()
 
 
@@ -448,6 +450,67 @@ def test_an_interrupt_keeps_what_is_whole(images, monkeypatch):
     assert result.exit_code not in (0, 2)
     assert written("out") == ["a.png", "a.png.json"]
     assert "1 image was not restored:\n  in" in result.stderr
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Let the user press Ctrl-C at an evaluation of the prior, counted from 1 over all planes."""
+
+    def press(at):
+        evaluations = []
+        prepare = tasks.prepare_task
+
+        def watched(*arguments, **options):
+            job = prepare(*arguments, **options)
+
+            def steps(generator):
+                for state in job._steps(generator):
+                    evaluations.append(state)
+                    if len(evaluations) == at:
+                        signal.raise_signal(signal.SIGINT)
+                    yield state
+
+            return replace(job, _steps=steps)
+
+        monkeypatch.setattr(tasks, "prepare_task", watched)
+
+    return press
+
+
+def test_ctrl_c_keeps_the_estimate(pair, ctrl_c):
+    expected = deblur(
+        iio.imread("in/a.png"), gaussian_psf(1), callback=lambda state: state.evaluation == 3
+    )
+    ctrl_c(3)
+    result = run("deblur", "in/a.png", "out.tif", "--psf", "gaussian:1", "--dtype", "float32")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].endswith(
+        "Stopped after 3 evaluations: out.tif holds the estimate."
+    )
+    np.testing.assert_array_equal(tifffile.imread("out.tif"), expected.image)
+
+
+def test_ctrl_c_keeps_the_planes_that_are_done(stack, ctrl_c):
+    ctrl_c(2)
+    arguments = ("--sidecar", "--dtype", "float32")
+    result = run(*DEBLUR, "in/s.tif", "out.tif", *arguments)
+    assert result.exit_code == 130
+    assert "out.tif holds 3 of 4 planes, the last after 1 evaluations" in result.stderr
+    found = tifffile.imread("out.tif")
+    assert np.isnan(found[1, 1]).all()
+    assert np.isfinite(found.reshape(4, 16, 20)[:3]).all()
+    record = json.loads(Path("out.tif.json").read_text())
+    assert record["stopped"] is True
+    assert record["evaluations"] == [None, 1, 1, None]
+
+
+def test_ctrl_c_ends_a_batch(pair, ctrl_c):
+    ctrl_c(1)
+    result = run(*DEBLUR, "in", "out")
+    assert result.exit_code == 130
+    assert "a.png holds the estimate" in result.stderr
+    assert "0 of 2 images were restored before" in result.stderr
+    assert written("out") == ["a.png", "a.png.json"]
 
 
 def test_folders_that_cannot_be_made(pair):

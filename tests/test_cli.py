@@ -167,9 +167,11 @@ def test_tiles_of_an_image_and_of_a_stack(tmp_path):
     assert json.loads((tmp_path / "out.tif.json").read_text())["settings"]["tile"] == 192
     stack = tmp_path / "stack.tif"
     tifffile.imwrite(stack, np.stack([make_image((200, 230), np.uint16)] * 2))
-    result = run("deblur", stack, tmp_path / "out.zarr", *arguments[:-1], 100)
+    result = run("deblur", stack, tmp_path / "out.zarr", *arguments, "--chunks", 100)
     assert result.exit_code == 0, result.output
-    assert zarr.open(tmp_path / "out.zarr", mode="r")["0"].chunks[-2:] == (104, 120)
+    written = zarr.open(tmp_path / "out.zarr", mode="r")
+    assert written["0"].chunks[-2:] == (104, 120)
+    assert written.attrs["napari-dmsp"]["settings"]["tile"] == 192
 
 
 @pytest.mark.parametrize(
@@ -205,15 +207,22 @@ def test_bad_options(tmp_path, options, message):
     [
         (np.zeros((32, 40), np.uint8), "constant"),
         (np.ones((4, 4), np.uint8), "pixels"),
-        (np.ones((5, 32, 40), np.uint8), "plane 2: the image is constant"),
         (np.full((32, 40), np.nan, np.float32), "NaN"),
     ],
 )
 def test_bad_images(tmp_path, image, message):
-    source = write(tmp_path / "in.tif", image) if image.ndim == 2 else tmp_path / "in.tif"
-    if image.ndim == 3:
-        tifffile.imwrite(source, image, photometric="minisblack")
+    source = write(tmp_path / "in.tif", image)
     assert message in fails("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
+
+
+def test_a_stack_without_anything_to_restore(tmp_path):
+    stack = np.arange(5, dtype=np.uint8)[:, None, None] + np.zeros((5, 32, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", stack, photometric="minisblack")
+    arguments = ("--psf", "gaussian:1", "--sidecar")
+    result = run("deblur", tmp_path / "in.tif", tmp_path / "out.tif", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "all is constant and stays as it is" in result.stdout
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), stack)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +247,7 @@ def test_unknown_kernel_is_written(tmp_path, source, monkeypatch):
         return prepare_deblur(image, found if psf is None else psf, **options)
 
     # A real search takes hundreds of evaluations.
-    monkeypatch.setattr("napari_dmsp.core.restore.prepare_deblur", search)
+    monkeypatch.setattr("napari_dmsp.core.tasks.prepare_deblur", search)
     first, second, third = (tmp_path / n for n in ("psf.npy", "again.tif", "drawn.tif"))
     target = tmp_path / "out.tif"
     arguments = ("deblur", source, target, "--iterations", 1, "--overwrite")
@@ -376,7 +385,7 @@ def test_other_errors_are_not_hidden(tmp_path, source, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("napari_dmsp.core.restore.prepare_deblur", fail)
+    monkeypatch.setattr("napari_dmsp.core.tasks.prepare_deblur", fail)
     result = run("deblur", source, tmp_path / "out.tif", "--psf", "gaussian:1")
     assert isinstance(result.exception, ZeroDivisionError)
 

@@ -60,7 +60,7 @@ def test_a_worker_may_be_killed(cluster, source, tmp_path):
     calls = tmp_path / "calls"
     calls.mkdir()
     denoiser = noting_denoiser(calls)
-    lazy = scale.deblur(source, PSF, tile=64, halo=8, prior=denoiser, iterations=1)
+    lazy = scale.deblur(source, PSF, chunks=64, halo=8, prior=denoiser, iterations=1)
     tasks = 4 + 16
     killed = []
 
@@ -111,7 +111,7 @@ def test_clients_that_dask_knows_are_used(cluster, source, tmp_path):
 
 
 def test_nobody_answers(monkeypatch):
-    monkeypatch.setattr("napari_dmsp.scale.output.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("napari_dmsp.cluster.workers.CONNECT_SECONDS", 0.2)
     with (
         pytest.raises(scale.DmspError, match="no dask scheduler answers"),
         scale.connect("tcp://127.0.0.1:9"),

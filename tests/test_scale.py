@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import threading
@@ -13,14 +14,18 @@ import zarr
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
+import napari_dmsp
 from napari_dmsp import core, scale
 from napari_dmsp.cli import app
+from napari_dmsp.cluster import output
+from napari_dmsp.cluster.lazy import plan_of
+from napari_dmsp.cluster.stacks import as_stack
+from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
+from napari_dmsp.plan.survey import groups, make_survey
 from napari_dmsp.scale import Axis, Survey
-from napari_dmsp.scale.stacks import as_stack
-from napari_dmsp.scale.survey import find_surveys
-from napari_dmsp.scale.tiles import _Lines
+from napari_dmsp.windows import Lines
 
 PSF = gaussian_psf(1)
 FAST = {"iterations": 1, "noise_sigma": 0.02}
@@ -53,6 +58,10 @@ class Counter:
                 raise RuntimeError("stopped")
         return smooth(x, sigma)
 
+    def __getstate__(self):
+        # What it counts does not make it another denoiser.
+        return {"denoiser": smooth}
+
 
 @pytest.fixture
 def exact(monkeypatch):
@@ -63,8 +72,8 @@ def exact(monkeypatch):
 @pytest.fixture
 def big(monkeypatch):
     """Let planes of 200 pixels be large: samples and overviews are smaller than they are."""
-    monkeypatch.setattr("napari_dmsp.scale.survey.SAMPLE", 96)
-    monkeypatch.setattr("napari_dmsp.scale.survey.BLOCK", 24)
+    monkeypatch.setattr("napari_dmsp.plan.survey.SAMPLE", 96)
+    monkeypatch.setattr("napari_dmsp.plan.survey.BLOCK", 24)
 
 
 @pytest.fixture
@@ -113,8 +122,8 @@ def test_tiles_are_deblurred_like_the_whole(axis):
         else np.stack([texture((300, 290), seed) for seed in range(3)], axis)
     )
     options = {"channel_axis": axis, "iterations": 3, "noise_sigma": 0.01}
-    whole = core.deblur(image, PSF, **options).image
-    tiled = scale.deblur(image, PSF, tile=140, **options)
+    whole = napari_dmsp.deblur(image, PSF, **options).image
+    tiled = scale.deblur(image, PSF, chunks=140, **options)
     assert tiled.numblocks == ((2, 2) if axis is None else (1, 2, 2) if axis == 0 else (2, 2, 1))
     tiled = tiled.compute()
     if axis == 0:
@@ -128,8 +137,8 @@ def test_tiles_are_deblurred_like_the_whole(axis):
 def test_tiles_are_enlarged_like_the_whole(factor):
     image = texture((150, 146))
     options = {"iterations": 3, "noise_sigma": 0.01}
-    whole = core.superres(image, factor, **options).image
-    tiled = scale.superres(image, factor, tile=110, **options)
+    whole = napari_dmsp.superres(image, factor, **options).image
+    tiled = scale.superres(image, factor, chunks=110, **options)
     assert tiled.shape == whole.shape
     assert tiled.numblocks > (1, 1)
     assert differ_most(tiled.compute(), whole) < 1e-3
@@ -140,8 +149,8 @@ def test_tiles_are_enlarged_like_the_whole(factor):
 def test_tiles_are_demosaiced_like_the_whole(pattern):
     mosaic = texture((300, 286))
     options = {"iterations": 3, "noise_sigma": 0.01}
-    whole = core.demosaic(mosaic, pattern, **options).image
-    tiled = scale.demosaic(mosaic, pattern, tile=140, **options)
+    whole = napari_dmsp.demosaic(mosaic, pattern, **options).image
+    tiled = scale.demosaic(mosaic, pattern, chunks=140, **options)
     assert tiled.numblocks == (2, 2, 1)
     assert differ_most(tiled.compute(), whole) < 1e-3
 
@@ -150,12 +159,12 @@ def test_tiles_are_demosaiced_like_the_whole(pattern):
 @pytest.mark.parametrize("step", [4, 8, 24, 40])
 @pytest.mark.parametrize("halo", [0, 10, 64])
 def test_windows_lie_on_the_grid(size, step, halo):
-    lines = _Lines.of(size, 70, halo, step)
-    assert [a for a, _ in lines.tiles] == [0, *(b for _, b in lines.tiles[:-1])]
-    assert lines.tiles[-1][1] == size
-    lengths = {b - a for a, b in lines.tiles[:-1]}
+    lines = Lines.cut(size, 70, halo, step)
+    assert [a for a, _ in lines.parts] == [0, *(b for _, b in lines.parts[:-1])]
+    assert lines.parts[-1][1] == size
+    lengths = {b - a for a, b in lines.parts[:-1]}
     assert len(lengths) <= 1
-    for (begin, end), (first, last) in zip(lines.tiles, lines.windows, strict=True):
+    for (begin, end), (first, last) in zip(lines.parts, lines.windows, strict=True):
         assert 0 <= first <= begin < end <= last <= size
         assert first % step == 0
         assert (size - last) % step == 0
@@ -167,10 +176,10 @@ def test_planes_of_one_tile_are_restored_as_usual():
     stack = np.stack([texture((40, 48), seed) for seed in range(6)]).reshape(2, 3, 40, 48)
     result = scale.deblur(stack, PSF, iterations=2)
     assert result.chunks == ((1, 1), (1, 1, 1), (40,), (48,))
-    assert find_surveys(result) is None
+    assert not groups(plan_of(result))
     found = result.compute(scheduler="synchronous")
     for index in ((0, 0), (1, 2)):
-        expected = core.deblur(stack[index], PSF, iterations=2).image
+        expected = napari_dmsp.deblur(stack[index], PSF, iterations=2).image
         np.testing.assert_array_equal(found[index], expected)
     assert found.dtype == np.float32
 
@@ -182,20 +191,19 @@ def test_kernels_are_found_per_plane():
 
 
 def test_one_kernel_and_noise_level_for_the_tiles_of_a_plane(monkeypatch):
-    monkeypatch.setattr("napari_dmsp.scale.survey.SAMPLE", 64)
-    monkeypatch.setattr("napari_dmsp.scale.survey.BLOCK", 16)
+    monkeypatch.setattr("napari_dmsp.plan.survey.SAMPLE", 64)
+    monkeypatch.setattr("napari_dmsp.plan.survey.BLOCK", 16)
     image = texture((200, 130))
     # With such a halo, all tiles see the whole plane.
-    lazy = scale.deblur(image[None], psf_size=3, tile=80, halo=200, prior=smooth, iterations=1)
-    surveys = find_surveys(lazy)
-    assert surveys.numblocks == (1, 1, 1, 1)
-    # Sums round otherwise with another number of threads, and a search for a kernel amplifies that.
-    (survey,) = dask.compute(*surveys.to_delayed().ravel(), scheduler="synchronous")
+    lazy = scale.deblur(image[None], psf_size=3, chunks=80, halo=200, prior=smooth, iterations=1)
+    plan = plan_of(lazy)
+    assert groups(plan) == {(0,): [(0,)]}
+    survey = make_survey(plan, [(0,)], None)
     assert max(survey.psf.shape) <= 3
     # What is wrong with the kernel acts like noise.
     assert survey.noise_sigma >= 2 / 255 * survey.reference.units.scale
     options = {"noise_sigma": survey.noise_sigma, "prior": smooth, "iterations": 1}
-    job = core.prepare_deblur(image, survey.psf, reference=survey.reference, **options)
+    job = tasks.prepare_deblur(image, survey.psf, reference=survey.reference, **options)
     found = lazy[0].compute(scheduler="synchronous")
     np.testing.assert_array_equal(found, core.run(job).image)
 
@@ -204,13 +212,15 @@ def test_one_kernel_and_noise_level_for_the_tiles_of_a_plane(monkeypatch):
 def test_one_survey_for_a_stack():
     stack = np.stack([texture((40, 48), seed) * (seed + 1) for seed in range(4)])
     lazy = scale.deblur(stack, PSF, survey="stack", iterations=1)
-    (survey,) = dask.compute(*find_surveys(lazy).to_delayed().ravel())
+    plan = plan_of(lazy)
+    assert groups(plan) == {(0,): [(0,), (1,), (3,)]}
+    survey = make_survey(plan, [(0,), (1,), (3,)], "gray")
     chosen = stack[[0, 1, 3]]
     assert survey.reference.units.scale == pytest.approx(
         np.subtract(*np.percentile(chosen, [99.9, 0.1]))
     )
     options = {"noise_sigma": survey.noise_sigma, "iterations": 1}
-    job = core.prepare_deblur(stack[2], PSF, reference=survey.reference, **options)
+    job = tasks.prepare_deblur(stack[2], PSF, prior="gray", reference=survey.reference, **options)
     np.testing.assert_array_equal(lazy[2].compute(scheduler="synchronous"), core.run(job).image)
 
 
@@ -219,14 +229,14 @@ def test_surveys_are_written_down_exactly():
     grey = gaussian_filter(rng.poisson(gaussian_filter(rng.random((64, 64)), 3) ** 9 * 1e5), 1.0)
     mosaic = (texture((32, 32)) * 9000).clip(0).astype("u2")
     jobs = [
-        core.prepare_deblur(grey.astype(float), PSF),
-        core.prepare_deblur((texture((32, 32)) * 200).clip(0).astype("u1"), PSF),
-        core.prepare_demosaic(mosaic),
+        tasks.prepare_deblur(grey.astype(float), PSF),
+        tasks.prepare_deblur((texture((32, 32)) * 200).clip(0).astype("u1"), PSF),
+        tasks.prepare_demosaic(mosaic),
     ]
     assert jobs[2].reference.encoding
     assert jobs[1].reference.units.bounds
     for job in jobs:
-        survey = Survey(job.reference, 0.1, PSF)
+        survey = Survey(None, job.reference, 0.1, PSF)
         copy = Survey.from_json(survey.to_json())
         assert copy.reference == survey.reference
         assert copy.noise_sigma == survey.noise_sigma
@@ -239,14 +249,14 @@ def test_nothing_is_read_before_it_is_needed():
         raise AssertionError
 
     source = da.from_delayed(dask.delayed(read)(), (10, 5000, 4000), np.float32)
-    assert scale.deblur(source, PSF, tile=500).shape == source.shape
+    assert scale.deblur(source, PSF, chunks=500).shape == source.shape
     assert scale.superres(source, 1.5).shape == (10, 7500, 6000)
     assert scale.demosaic(source, mask=np.zeros((5000, 4000))).chunksize == (1, 1000, 1000, 3)
 
 
 def test_what_is_constant_stays():
     stack = np.stack([np.full((200, 90), 7), np.zeros((200, 90))]).astype("u2")
-    options = {"tile": 80, "prior": smooth, **FAST}
+    options = {"chunks": 80, "prior": smooth, **FAST}
     for array in (
         scale.deblur(stack, PSF, **options),
         scale.superres(stack, 2, **options),
@@ -274,7 +284,7 @@ def test_masks():
     bad = np.zeros((200, 120), bool)
     bad[50:53, 60], bad[:, 100:] = True, True
     broken = np.where(bad, np.nan, stack)
-    options = {"tile": 80, "prior": smooth, "iterations": 1}
+    options = {"chunks": 80, "prior": smooth, "iterations": 1}
     one = scale.deblur(broken, PSF, mask=bad, **options).compute()
     each = scale.deblur(broken, PSF, mask=da.from_array(np.isnan(broken)), **options).compute()
     np.testing.assert_array_equal(one, each)
@@ -308,7 +318,7 @@ def test_sources(tmp_path, ome):
         np.testing.assert_array_equal(other, expected)
     path, held = ome(2)
     for source in (path, path / "full", zarr.open(path, mode="r")):
-        stack = as_stack(source, None)
+        stack = as_stack(source)
         assert (stack.array == held).all().compute()
 
 
@@ -419,17 +429,19 @@ def test_a_stopped_run_goes_on(tmp_path):
     stack, out = np.stack([texture((200, 90), s) for s in range(3)]), tmp_path / "out.zarr"
 
     def make(denoiser):
-        return scale.deblur(stack, PSF, tile=100, prior=denoiser, iterations=1)
+        return scale.deblur(stack, PSF, chunks=100, prior=denoiser, iterations=1)
 
     counts = []
     # Three surveys, then six tiles.
     with dask.config.set(scheduler="synchronous"):
-        with pytest.raises(DmspError, match=r"plane .*stopped"):
+        with pytest.raises(RuntimeError, match="stopped") as failure:
             scale.write(make(Counter(stop=6)), out)
-        done = len(list((tmp_path / "out.zarr.progress" / "chunks").iterdir()))
+        assert failure.value.__notes__ == ["In plane 1."]
+        notes = (tmp_path / "out.zarr.progress").read_text().splitlines()
+        done = sum('"part"' in line for line in notes)
         # One tile may have been restored, but not written.
         assert done in (1, 2)
-        other = scale.deblur(stack, PSF, tile=100, prior=Counter(), iterations=2)
+        other = scale.deblur(stack, PSF, chunks=100, prior=Counter(), iterations=2)
         with pytest.raises(DmspError, match="other input or settings"):
             scale.write(other, out)
         rest = Counter()
@@ -439,6 +451,78 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr"]
     expected = make(Counter()).compute(scheduler="synchronous")
     np.testing.assert_array_equal(zarr.open(out, mode="r")[:], expected)
+
+
+def test_denoisers_of_one_name_are_told_apart():
+    stack = texture((40, 48))[None]
+
+    def name_of(gain):
+        return scale.deblur(stack, PSF, prior=lambda x, sigma: gain * smooth(x, sigma)).name
+
+    assert name_of(1.0) == name_of(1.0)
+    assert name_of(1.0) != name_of(0.9)
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path):
+    stack, out = np.stack([texture((40, 48), s) for s in range(4)]), tmp_path / "out.zarr"
+    lazy = scale.deblur(stack, PSF, prior=smooth, **FAST)
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(KeyboardInterrupt, match="2 of 4 parts are restored and kept in"):
+            scale.write(lazy, out, progress=interrupt)
+        counts = []
+        scale.write(lazy, out, progress=lambda *state: counts.append(state))
+    assert counts[0] == (2, 4)
+    np.testing.assert_array_equal(zarr.open(out, mode="r")[:], lazy.compute())
+
+
+def test_another_denoiser_is_another_setting(tmp_path):
+    """Two denoisers of one name must never be mixed."""
+    stack, out = np.stack([texture((40, 48), s) for s in range(2)]), tmp_path / "out.zarr"
+
+    def denoiser(width):
+        return lambda x, sigma: torch.nn.functional.avg_pool2d(x, width, 1, width // 2)
+
+    def interrupt(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    first, second = (scale.deblur(stack, PSF, prior=denoiser(n), **FAST) for n in (3, 5))
+    with pytest.raises(KeyboardInterrupt):
+        scale.write(first, out, progress=interrupt)
+    with pytest.raises(DmspError, match="other input or settings"):
+        scale.write(second, out)
+    scale.write(first, out)
+    np.testing.assert_array_equal(zarr.open(out, mode="r")[:], first.compute())
+
+
+def test_the_record_stays_with_the_pixels(tmp_path):
+    stack = np.stack([texture((70, 64), 0), np.full((70, 64), 3, "f4"), texture((70, 64), 1)])
+    out = tmp_path / "out.zarr"
+    options = {"psf_size": 3, "method": "sgd", "iterations": 1, "prior": smooth}
+    returned = scale.write(scale.deblur(stack, **options), out, about={"input": "a.tif"})
+    record = zarr.open(out, mode="r").attrs["napari-dmsp"]
+    assert record == returned
+    alone = [napari_dmsp.deblur(stack[i], **options) for i in (0, 2)]
+    assert record["noise_sigma"] == [alone[0].noise_sigma, None, alone[1].noise_sigma]
+    assert record["settings"]["task"] == "deblur"
+    assert record["evaluations"] == [1, None, 1]
+    np.testing.assert_array_equal(np.float32(record["psf"][2]), alone[1].psf)
+    assert record["psf"][1] is None
+    assert record["input"] == "a.tif"
+    assert record["warnings"] is not None
+
+
+@pytest.mark.usefixtures("big")
+def test_the_record_of_a_plane_of_parts(tmp_path):
+    lazy = scale.deblur(texture((200, 90)), PSF, chunks=100, prior=smooth, iterations=2)
+    record = scale.write(lazy, tmp_path / "out.zarr")
+    assert record["evaluations"] == 2 * 2
+    assert record["noise_sigma"] == make_survey(plan_of(lazy), [()], None).noise_sigma
 
 
 def test_outputs_are_safe(tmp_path, ome):
@@ -461,7 +545,7 @@ def test_outputs_are_safe(tmp_path, ome):
     scale.write(array[:1] + 1, tmp_path / "out.zarr", overwrite=True)
     assert zarr.open(tmp_path / "out.zarr", mode="r").shape == (1, 3, 40, 48)
     # A run may be stopped before there is anything to go on with.
-    (tmp_path / "out.zarr.progress").mkdir()
+    (tmp_path / "out.zarr.progress").touch()
     with pytest.raises(DmspError, match="exists; give --overwrite"):
         scale.write(array, tmp_path / "out.zarr")
 
@@ -486,7 +570,7 @@ LARGE = da.zeros((2000, 2000))
         (lambda: scale.deblur(STACK, PSF, channel_axis=5), "not an axis"),
         (lambda: scale.deblur(STACK, PSF, iterations=0), "iterations=0"),
         (lambda: scale.deblur(STACK, PSF, prior="none"), "prior='none'"),
-        (lambda: scale.deblur(STACK, PSF, tile=10), "tile=10"),
+        (lambda: scale.deblur(STACK, PSF, chunks=10), "chunks=10"),
         (lambda: scale.deblur(STACK, PSF, halo=-1), "halo=-1"),
         (lambda: scale.deblur(STACK, PSF, dtype=float), "dtype=float64"),
         (lambda: scale.deblur(STACK, PSF, survey="all"), "survey='all'"),
@@ -495,9 +579,9 @@ LARGE = da.zeros((2000, 2000))
         (lambda: scale.deblur(STACK[:, :40]), "too small to find a psf"),
         (lambda: scale.superres(STACK, 9), "scale=9"),
         (lambda: scale.superres(STACK, 0), "scale=0"),
-        (lambda: scale.superres(LARGE, 1.2345678, tile=500), "no ratio of small numbers"),
-        (lambda: scale.superres(STACK, 1.3, tile=100).shape, None),
-        (lambda: scale.superres(STACK[:, 1:], 1.3, tile=100), "multiples of 10"),
+        (lambda: scale.superres(LARGE, 1.2345678, chunks=500), "no ratio of small numbers"),
+        (lambda: scale.superres(STACK, 1.3, chunks=100).shape, None),
+        (lambda: scale.superres(STACK[:, 1:], 1.3, chunks=100), "multiples of 10"),
         (lambda: scale.demosaic(STACK, "RGB"), "pattern='RGB'"),
         (lambda: scale.open_stack("missing.zarr"), "does not exist"),
         (lambda: scale.open_stack(__file__), "cannot be read"),
@@ -561,9 +645,8 @@ def test_the_command_line_restores_stacks(tmp_path, ome):
         (("in3.zarr", "out.zarr", "--planes", "x"), "planes x"),
         (("in3.zarr", "out.zarr", "--planes", "9"), "no part of a stack"),
         (("in3.zarr", "out.zarr", "--planes", "0,0,0"), "cut 3 axes"),
-        (("in3.zarr", "out.zarr", "--sidecar"), "--sidecar"),
         (("a.tif", "b.tif", "--planes", "0"), "are for stacks"),
-        (("a.tif", "b.tif", "--survey", "stack"), "are for stacks"),
+        (("a.tif", "b.tif", "--chunks", "100"), "are for stacks"),
         (("missing.zarr", "out.zarr"), "does not exist"),
     ],
 )
@@ -574,6 +657,40 @@ def test_bad_command_lines(tmp_path, monkeypatch, ome, arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert not Path("out.zarr").exists()
+
+
+def test_beside_a_stack(tmp_path, ome):
+    path, _ = ome()
+    out, psf = tmp_path / "out.zarr", tmp_path / "psf.tif"
+    arguments = ("--psf", "gaussian:1", "--iterations", 1, "--sidecar", "--save-psf", psf)
+    result = run_cli("deblur", path, out, *arguments)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out.zarr.json").read_text())
+    assert record == zarr.open(out, mode="r").attrs["napari-dmsp"]
+    assert record["options"]["psf"] == "gaussian:1"
+    assert len(record["noise_sigma"]) == 6
+    np.testing.assert_allclose(tifffile.imread(psf), gaussian_psf(1), rtol=1e-6)
+    assert run_cli("deblur", path, out, *arguments, "--overwrite").exit_code == 0
+
+
+def test_the_shell_says_what_it_keeps_of_a_stack(tmp_path, ome, monkeypatch):
+    path, _ = ome()
+    out, write = tmp_path / "out.zarr", output.ZarrSink.write
+
+    def interrupt(sink, window, block):
+        if window[1].start == 2:
+            raise KeyboardInterrupt
+        write(sink, window, block)
+
+    monkeypatch.setattr(output.ZarrSink, "write", interrupt)
+    arguments = ("--psf", "gaussian:1", "--iterations", 1)
+    with dask.config.set(scheduler="synchronous"):
+        result = run_cli("deblur", path, out, *arguments)
+    assert result.exit_code == 130
+    (told,) = [line for line in result.stderr.splitlines() if "Stopped" in line]
+    assert "2 of 6 parts are restored and kept" in told
+    monkeypatch.undo()
+    assert run_cli("deblur", path, out, *arguments).exit_code == 0
 
 
 def test_only_stacks_need_dask(tmp_path, ome):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
+import signal
 import sys
+import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,14 +22,10 @@ from .core import (
     Job,
     Restoration,
     State,
-    prepare_deblur,
-    prepare_demosaic,
-    prepare_superres,
     run,
 )
-from .core.inputs import check_image, check_mask
 from .core.job import describe_planes
-from .errors import DmspError
+from .errors import DmspError, on_one_line
 from .files import (
     NUMPY,
     SUFFIXES,
@@ -35,20 +34,20 @@ from .files import (
     check_output,
     check_psf_output,
     check_writable,
-    fit_dtype,
     fitting_suffix,
+    name_beside,
     read_planes,
     write_image,
     write_json,
     write_psf,
 )
+from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore_array, try_settings
+from .settings import Settings
+from .windows import PART
 
-# Sides of the image on which the options of a batch are tried: enough to look for a PSF in it, and
-# few enough to take no time.
-PROBE_SIDE, LARGEST_PROBE = 64, 1024
 ZARR = ".zarr"
 
-Execute = Callable[[Job, str], Restoration]
+Watch = Callable[[Plan, Event], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Files:
     @classmethod
     def of(cls, source: Path, image: Path, sidecar: bool, psf: Path | None = None) -> Files:
         """Name the sidecar after the image."""
-        record = image.with_name(f"{image.name}.json") if sidecar else None
+        record = name_beside(image, ".json") if sidecar else None
         return cls(source, image, record, psf)
 
     @property
@@ -90,16 +89,12 @@ class Task:
 
     Attributes
     ----------
-    prepare : callable
-        Makes the job of an image, such as `prepare_deblur`.
-    options : dict
-        Arguments of ``prepare``, "prior" among them, but the channel axis.
-    mask : ndarray or None
-        (H, W), True where a pixel is missing.
-    mosaic : bool
-        Whether an image is a plane that becomes a colour image.
+    settings : Settings
+        The task and its options; a mask (H, W) is for all planes.
     floats : bool
         Whether results are float32 rather than of the input's type.
+    survey : {"plane", "stack"}
+        What has a range, a noise level and an unknown point spread function of its own.
     overwrite : bool
         Whether existing outputs are replaced.
     named : tuple of Path
@@ -108,24 +103,22 @@ class Task:
         What `Restoration.to_dict` does not know, for the sidecar.
     """
 
-    prepare: Callable[..., Job]
-    options: dict[str, Any]
-    mask: NDArray[np.bool_] | None = None
-    mosaic: bool = False
+    settings: Settings
     floats: bool = False
+    survey: str = "plane"
     overwrite: bool = False
     named: tuple[Path, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
 
-    def restore(self, files: Files, execute: Execute) -> list[Restoration]:
+    def restore(self, files: Files, watch: Watch) -> list[Restoration]:
         """Read one image or the planes of a stack, check what will be written, run, and write.
 
         Parameters
         ----------
         files : Files
             What to read and to write.
-        execute : callable
-            Runs the job of a plane, whose number it gets in words; nothing for a single image.
+        watch : callable
+            Called with the plan and every `plan.Event`.
 
         Returns
         -------
@@ -136,122 +129,59 @@ class Task:
         ------
         DmspError
             Saying what is wrong with the image or its outputs.
+        KeyboardInterrupt
+            Where the user stopped it, saying what was written.
         """
         picture = read_planes(files.source)
-        if self.mosaic and picture.channel_axis is not None:
-            raise DmspError(f"{files.source} is in colour already; a mosaic has one channel.")
-        dtype = self._output_dtype(picture)
-        self._check_outputs(files, picture, dtype)
-        results, pixels = self._restore_planes(picture, dtype, execute)
-        write_image(files.image, picture.with_pixels(pixels))
+        work = self._plan(picture)
+        self._check_outputs(files, picture, work.dtype)
+        token = Token()
+        with stopping(token):
+            restored = restore_array(work, watch=partial(watch, work), token=token)
+        found = [restored.planes.get(plane) for plane in work.axes.planes]
+        results = [r and replace(r, warnings=(*picture.warnings, *r.warnings)) for r in found]
+        if restored.stopped and not restored.planes:
+            raise KeyboardInterrupt("Stopped before anything was restored: nothing was written.")
+        write_image(files.image, picture.with_pixels(restored.image))
         if files.sidecar is not None:
-            names = {"input": str(files.source), "output": str(files.image)}
-            planes = [None if result is None else result.to_dict() for result in results]
-            write_json(files.sidecar, names | self.record | describe_planes(planes))
+            about = describe_planes([None if r is None else r.to_dict() for r in results])
+            stopped = {"stopped": True} if restored.stopped else {}
+            write_json(files.sidecar, self.about(files) | about | stopped)
         done = [result for result in results if result is not None]
-        if files.psf is not None and done[0].psf is not None:
-            shared = not picture.axes or self.options.get("psf") is not None
-            write_psf(files.psf, done[0].psf if shared else _stack_kernels(results))
+        if files.psf is not None and done and done[0].psf is not None:
+            one = not work.axes.walked or not work.task.blind
+            psfs = [None if result is None else result.psf for result in results]
+            write_psf(files.psf, _stack_psfs(done[0].psf if one else psfs))
+        if restored.stopped:
+            raise KeyboardInterrupt(_say_stopped(files.image, work, restored))
         return done
 
-    def _restore_planes(
-        self, picture: Picture, dtype: np.dtype[Any], execute: Execute
-    ) -> tuple[list[Restoration | None], NDArray[Any]]:
-        """Restore every plane that is not constant; returns what was found, and all pixels."""
-        lead = picture.pixels.shape[: len(picture.axes)]
-        planes = list(np.ndindex(lead))
-        varied = self._check_planes(picture, planes)
-        priors = self._pick_priors(picture, varied) if picture.axes else {}
-        pixels = np.empty(0, dtype)
-        found: dict[tuple[int, ...], Restoration] = {}
-        for index in varied:
-            where = f"plane {planes.index(index) + 1}/{len(planes)}" if index else ""
-            with _failures_named(index):
-                plane, axis = picture.pixels[index], picture.channel_axis
-                job = self._job(plane, axis, self.mask, priors.get(index))
-                result = execute(job, where)
-            if not found:
-                pixels = np.empty((*lead, *result.image.shape), dtype)
-            pixels[index] = fit_dtype(result.image, dtype)
-            # Those of all planes would take more memory than the stack.
-            found[index] = replace(result, image=np.empty(0, np.float32))
-        for index in set(planes) - set(varied):
-            pixels[index] = self._seen(picture.pixels[index])[0]
-        return [found.get(index) for index in planes], pixels
+    def _plan(self, picture: Picture) -> Plan:
+        """Plan the restoration of all planes."""
+        pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
+        return Plan.of(
+            self.settings,
+            pixels,
+            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim]),
+            survey=self.survey,
+            dtype=np.float32 if self.floats else "input",
+        )
 
-    def _check_planes(
-        self, picture: Picture, planes: list[tuple[int, ...]]
-    ) -> list[tuple[int, ...]]:
-        """Make sure that all planes can be restored, and return those that are not constant."""
-        varied = []
-        for index in planes:
-            plane, axis = picture.pixels[index], picture.channel_axis
-            with _failures_named(index):
-                check_image(plane, axis, check_mask(self.mask, plane, axis), constant=True)
-            seen = self._seen(plane)
-            if (seen != seen[0]).any():
-                varied.append(index)
-        return varied or planes
-
-    def _seen(self, plane: NDArray[Any]) -> NDArray[Any]:
-        """Return the pixels of a plane that are not missing, one after the other."""
-        pixels = plane.reshape(-1, *plane.shape[2:])
-        return pixels if self.mask is None else pixels[~self.mask.ravel()]
-
-    def _pick_priors(
-        self, picture: Picture, planes: list[tuple[int, ...]]
-    ) -> dict[tuple[int, ...], str]:
-        """Return the prior of every plane: what suits the middle one of its channel, for all."""
-        if self.options["prior"] is not None:
-            return {}
-        channel = picture.axes.find("C")
-
-        def kind(index: tuple[int, ...]) -> int:
-            return index[channel] if channel >= 0 else 0
-
-        chosen: dict[tuple[int, ...], str] = {}
-        for value in {kind(index) for index in planes}:
-            alike = [index for index in planes if kind(index) == value]
-            middle = alike[len(alike) // 2]
-            with _failures_named(middle):
-                job = self._job(picture.pixels[middle], picture.channel_axis, self.mask)
-            chosen |= dict.fromkeys(alike, job.settings["prior"])
-        return chosen
-
-    def check(self) -> None:
-        """Try the options on an image that suits all good ones, to find a bad one at once."""
-        psf, psf_size = self.options.get("psf"), self.options.get("psf_size")
-        side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
-        if side > LARGEST_PROBE:
-            return
-        ramp = _make_ramp(side, self.options.get("background"), self.options.get("white"))
-        if self.mosaic:
-            self._job(ramp, None)
-        else:
-            # Priors of either kind fit colour.
-            self._job(np.stack([ramp] * 3, axis=-1), -1)
-
-    def _job(
-        self,
-        pixels: NDArray[Any],
-        axis: int | None,
-        mask: NDArray[np.bool_] | None = None,
-        prior: str | None = None,
-    ) -> Job:
-        options = self.options if prior is None else self.options | {"prior": prior}
-        return self.prepare(pixels, channel_axis=axis, mask=mask, **options)
-
-    def _output_dtype(self, picture: Picture) -> np.dtype[Any]:
-        keep = picture.pixels.dtype.kind in "ui" and not self.floats
-        return picture.pixels.dtype if keep else np.dtype(np.float32)
+    def about(self, files: Files) -> dict[str, Any]:
+        """Return what a record says beside the restoration."""
+        return {"input": str(files.source), "output": str(files.image)} | self.record
 
     def _check_outputs(self, files: Files, picture: Picture, dtype: np.dtype[Any]) -> None:
         form = picture
-        if self.mosaic:
+        if self.settings.makes_colour:
             colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
             form = replace(picture, pixels=colours)
+        check_output(files.image, form, dtype, [files.source, *self.named], self.overwrite)
+        self.check_extra(files)
+
+    def check_extra(self, files: Files) -> None:
+        """Make sure that what goes beside the image can be written."""
         named = [files.source, *self.named]
-        check_output(files.image, form, dtype, named, self.overwrite)
         if files.psf is not None:
             check_psf_output(files.psf, [*named, files.image], self.overwrite)
         if files.sidecar is not None:
@@ -260,7 +190,7 @@ class Task:
 
 def is_batch(sources: Sequence[str], target: str) -> bool:
     """Whether several images may be meant, or their results go to a folder."""
-    return len(sources) > 1 or _is_folder(target) or Path(sources[0]).is_dir() or _is_glob(*sources)
+    return len(sources) > 1 or _is_folder(target) or os.path.isdir(sources[0]) or _is_glob(*sources)
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -306,7 +236,7 @@ def plan_batch(
     kernels = None if psf is None else _as_folder(str(psf))
     batch = []
     for source in find_images(sources):
-        suffix = fitting_suffix(source, task.floats, task.mosaic)
+        suffix = fitting_suffix(source, task.floats, task.settings.makes_colour)
         kernel = None if kernels is None else kernels / f"{source.stem}.tif"
         batch.append(Files.of(source, folder / f"{source.stem}{suffix}", sidecar, kernel))
     _check_distinct(batch, task.named)
@@ -337,20 +267,24 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     """
     from tqdm import tqdm
 
-    task.check()
+    try_settings(task.settings, colour=True)
     _make_folders(batch)
     failures: list[str] = []
     # Only mininterval limits how often the evaluations are shown.
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
         for files in batch:
             try:
-                results = task.restore(files, partial(_run_within, bar, files.source.name))
+                name = on_one_line(files.source.name)
+                results = task.restore(files, partial(_show_within, bar, name))
+            except KeyboardInterrupt as stop:
+                done = f"{bar.n} of {len(batch)} images were restored before"
+                told = f"{stop} {done}" if str(stop) else f"Stopped: {done}"
+                raise KeyboardInterrupt(f"{told}; the same command goes on.") from None
             except (DmspError, MemoryError) as error:
-                text = " ".join(str(error).split())
-                name = str(files.source)
+                text, name = on_one_line(error), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                bar.write(f"{files.image}: {summarize(results)}")
+                bar.write(f"{on_one_line(files.image)}: {summarize(results)}")
             bar.update()
         bar.set_postfix_str("")
     return len(failures)
@@ -364,128 +298,179 @@ def is_stack(sources: Sequence[str], target: str) -> bool:
 
 def restore_stack(
     task: Task,
-    sources: Sequence[str],
-    target: str,
-    scheduler: str | None,
-    planes: str | None,
-    survey: str = "plane",
+    files: Files,
+    scheduler: str | None = None,
+    planes: str | None = None,
+    chunks: int | None = PART,
 ) -> None:
-    """Restore a stack with a bar over its tiles; the same call again finishes it if interrupted.
+    """Restore a stack with a bar over its parts; the same call again finishes it if interrupted.
 
     Parameters
     ----------
     task : Task
         What is to be done.
-    sources : sequence of str
-        One zarr folder or TIFF file.
-    target : str
-        The zarr folder to write.
+    files : Files
+        One zarr folder or TIFF file, and the zarr folder to write.
     scheduler : str or None
         Address of a dask scheduler, whose workers compute.
     planes : str or None
         Indices of the first axes, such as "0,10:20".
-    survey : {"plane", "stack"}
-        What has a noise level, a range and an unknown point spread function of its own.
+    chunks : int or None
+        Side of the parts of the result.
 
     Raises
     ------
     DmspError
         Saying what is wrong with the input, the output or the options, or that dask is missing.
+    KeyboardInterrupt
+        Where the user stopped it, saying what was done.
     """
     from tqdm import tqdm
 
     from . import scale
 
-    if len(sources) > 1:
-        raise DmspError(f"{target} is for one stack, not for {len(sources)} inputs.")
-    if Path(target).suffix.lower() != ZARR:
-        raise DmspError(f"output {target} is no .zarr folder; stacks are written to one.")
-    functions: dict[Callable[..., Job], Callable[..., Any]] = {
-        prepare_deblur: scale.deblur,
-        prepare_superres: scale.superres,
-        prepare_demosaic: scale.demosaic,
-    }
-    stack = scale.open_stack(sources[0])
+    if files.image.suffix.lower() != ZARR:
+        raise DmspError(f"output {files.image} is no .zarr folder; stacks are written to one.")
+    task.check_extra(files)
+    stack = scale.open_stack(files.source)
+    for text in stack.warnings:
+        print(f"Warning: {on_one_line(text)}", file=sys.stderr)
     if planes is not None:
         stack = stack.select(_parse_planes(planes))
-    keep = stack.array.dtype.kind in "ui" and not task.floats
-    dtype = stack.array.dtype if keep else np.float32
-    options = task.options | {"mask": task.mask, "dtype": dtype, "survey": survey}
-    result = functions[task.prepare](stack, **options)
-    with scale.connect(scheduler) as client, tqdm(unit="tile", smoothing=0, delay=0.1) as bar:
+    dtype = None if task.floats else "input"
+    result = scale.restore(task.settings, stack, survey=task.survey, chunks=chunks, dtype=dtype)
+    with scale.connect(scheduler) as client, tqdm(unit="part", smoothing=0, delay=0.1) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total, bar.n = total, done
             bar.refresh()
 
-        scale.write(
-            result, target, like=stack, client=client, overwrite=task.overwrite, progress=show
+        record = scale.write(
+            result,
+            files.image,
+            like=stack,
+            client=client,
+            overwrite=task.overwrite,
+            progress=show,
+            about=task.about(files),
         )
+    if files.sidecar is not None:
+        write_json(files.sidecar, record)
+    given = getattr(task.settings, "psf", None)
+    found = given if record.get("psf") is None else record["psf"]
+    if files.psf is not None and found is not None:
+        write_psf(files.psf, _stack_psfs(found))
 
 
-def run_with_bar(job: Job, where: str = "") -> Restoration:
+class Bar:
+    """A bar over the evaluations of every plane; `show` watches a plan."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, plan: Plan, event: Event) -> None:
+        """Show what happened."""
+        if isinstance(event, Begun):
+            self.open(event.job, _say_part(plan, event))
+        elif isinstance(event, Step):
+            self.count(event.state)
+        elif isinstance(event, Done):
+            self._bar.close()
+
+    def open(self, job: Job, where: str = "") -> None:
+        """Begin a bar for a job."""
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=job.total, desc=where or None, unit="evaluation", leave=not where)
+
+    def count(self, state: State) -> None:
+        """Count an evaluation."""
+        self._bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
+        self._bar.update()
+
+
+def run_with_bar(job: Job) -> Restoration:
     """Run one job with a bar over its evaluations."""
-    from tqdm import tqdm
-
-    with tqdm(total=job.total, desc=where or None, unit="evaluation", leave=not where) as bar:
-
-        def show(state: State) -> None:
-            bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
-            bar.update()
-
-        return run(job, show)
+    bar = Bar()
+    bar.open(job)
+    return run(job, bar.count)
 
 
 def summarize(results: Sequence[Restoration]) -> str:
-    """Say in a line how the restoration of an image, or of the planes of a stack, went."""
+    """Say in a line how an image, or the planes of a stack, went; warnings follow in lines."""
+    if not results:
+        return "all is constant and stays as it is"
     kind = "estimated" if results[0].settings["noise_sigma"] is None else "given"
     levels = [f"{level([r.noise_sigma for r in results]):.3g}" for level in (min, max)]
     noise = " to ".join(dict.fromkeys(levels))
     planes = "" if len(results) == 1 else f"{len(results)} planes, "
-    return (
+    line = (
         f"{planes}noise {noise} ({kind}), {sum(r.evaluations for r in results)} evaluations, "
         f"{sum(r.seconds for r in results):.1f} s"
     )
+    warnings = dict.fromkeys(text for result in results for text in result.warnings)
+    return "\n".join([line, *(f"Warning: {on_one_line(text)}" for text in warnings)])
 
 
-def _stack_kernels(results: Sequence[Restoration | None]) -> NDArray[np.float32]:
-    """Stack the point spread functions of planes, with zeros around small ones."""
-    found = [None if result is None else result.psf for result in results]
-    sides = [psf.shape for psf in found if psf is not None]
-    height, width = (max(side[axis] for side in sides) for axis in (0, 1))
-    stack = np.zeros((len(found), height, width), np.float32)
-    for plane, psf in zip(stack, found, strict=True):
-        if psf is not None:
-            top, left = (height - psf.shape[0]) // 2, (width - psf.shape[1]) // 2
-            plane[top : top + psf.shape[0], left : left + psf.shape[1]] = psf
+def _stack_psfs(found: Any) -> NDArray[np.float32]:
+    """Stack the point spread functions of planes, with zeros around small ones; one stays one.
+
+    Planes that have none are None.
+    """
+    if not any(psf is None or np.ndim(psf[0]) for psf in found):
+        return np.asarray(found, np.float32)
+    psfs = [np.zeros((1, 1), np.float32) if psf is None else np.asarray(psf) for psf in found]
+    height, width = (max(psf.shape[axis] for psf in psfs) for axis in (0, 1))
+    stack = np.zeros((len(psfs), height, width), np.float32)
+    for plane, psf in zip(stack, psfs, strict=True):
+        top, left = (height - psf.shape[0]) // 2, (width - psf.shape[1]) // 2
+        plane[top : top + psf.shape[0], left : left + psf.shape[1]] = psf
     return stack
 
 
-def _run_within(bar: Any, name: str, job: Job, where: str) -> Restoration:
-    """Run one job of a batch, and show its evaluations behind the bar."""
-    label = f"{name} {where}".rstrip()
-
-    def show(state: State) -> None:
-        bar.set_postfix_str(f"{label} {state.evaluation}/{job.total}", refresh=False)
+def _show_within(bar: Any, name: str, plan: Plan, event: Event) -> None:
+    """Show the evaluations of an image of a batch behind the bar."""
+    if isinstance(event, Step):
+        label = f"{name} {_say_part(plan, event)}".rstrip()
+        bar.set_postfix_str(f"{label} {event.state.evaluation}/{event.job.total}", refresh=False)
         bar.update(0)
 
-    return run(job, show)
+
+def _say_part(plan: Plan, event: Begun | Step) -> str:
+    """Count the planes of a stack; nothing for a single image."""
+    return f"plane {event.part.number + 1}/{len(plan.parts)}" if event.part.plane else ""
 
 
-def _say_plane(index: tuple[int, ...]) -> str:
-    """Name a plane of a stack; nothing for a single image."""
-    return f"plane {', '.join(map(str, index))}" if index else ""
+def _say_stopped(image: Path, plan: Plan, restored: Restored) -> str:
+    """Say what was kept of an image."""
+    last = [result for result in restored.planes.values() if result is not None][-1:]
+    count = last[0].evaluations if last else 0
+    if len(plan.parts) == 1:
+        return f"Stopped after {count} evaluations: {image} holds the estimate."
+    return (
+        f"Stopped: {image} holds {len(restored.planes)} of {len(plan.parts)} planes, the last "
+        f"after {count} evaluations; the others are empty."
+    )
 
 
 @contextmanager
-def _failures_named(index: tuple[int, ...]) -> Iterator[None]:
-    """Say which plane of a stack could not be restored."""
+def stopping(token: Token) -> Iterator[None]:
+    """Let the first Ctrl-C stop a run and keep what was done; the second drops it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        if token.stop:
+            raise KeyboardInterrupt
+        token.stop = True
+        print("\nStopping after this evaluation; Ctrl-C again drops it.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
         yield
-    except DmspError as error:
-        if not index:
-            raise
-        raise DmspError(f"{_say_plane(index)}: {error}") from error
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -501,10 +486,12 @@ def _listed(failures: list[str]) -> Iterator[None]:
 
 def _find(source: str) -> list[Path]:
     path = Path(source)
-    if not path.is_dir() and not _is_glob(source):
+    if not os.path.isdir(source) and not _is_glob(source):
         # Also a missing one: one name that is wrong does not stop the others.
         return [path]
-    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
+    candidates = (
+        path.iterdir() if os.path.isdir(source) else map(Path, glob.glob(source, recursive=True))
+    )
     # Hidden files are other programs' notes on images.
     found = sorted(
         p
@@ -519,12 +506,12 @@ def _find(source: str) -> list[Path]:
 
 def _is_glob(source: str) -> bool:
     """Whether this is a pattern, and not the name of a file that has such characters."""
-    return glob.has_magic(source) and not Path(source).exists()
+    return glob.has_magic(source) and not os.path.exists(source)
 
 
 def _is_folder(name: str) -> bool:
     separators = (os.sep, os.altsep or os.sep)
-    return Path(name).is_dir() or name.endswith(separators)
+    return os.path.isdir(name) or name.endswith(separators)
 
 
 def _parse_planes(text: str) -> list[int | slice]:
@@ -542,7 +529,7 @@ def _parse_planes(text: str) -> list[int | slice]:
 
 def _as_folder(name: str) -> Path:
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
+    if os.path.isfile(path) or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
 
@@ -572,16 +559,8 @@ def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:
 
 
 def _identity(path: Path) -> str:
-    """Return what is equal for two names of one file; on many disks case makes no difference."""
-    return os.path.realpath(path).casefold()
+    """Return what is equal for two names of one file; on many disks case makes no difference.
 
-
-def _make_ramp(side: int, low: float | None, high: float | None) -> NDArray[np.float64]:
-    """Make an image from black to white where those are sensible; else let others complain."""
-    if low is None:
-        low = 0.0 if high is None else high - 1
-    if high is None:
-        high = low + 1
-    if not -np.inf < low < high < np.inf:
-        low, high = 0.0, 1.0
-    return np.linspace(low, high, side * side).reshape(side, side)
+    Nor does it there whether an accent is a letter of its own.
+    """
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()

@@ -6,6 +6,8 @@ What takes long to import is imported in the commands, so that ``--help`` comes 
 from __future__ import annotations
 
 import inspect
+import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import DmspError
+from .errors import DmspError, on_one_line
 from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse
+from .windows import PART
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +103,10 @@ PLANES = typer.Option(
     help="Part of a stack: an index or begin:end:step for each first axis, like 0,10:20.",
     show_default="all",
 )
+CHUNKS = typer.Option(
+    help="About how many pixels of the result the parts have on a side into which planes are cut; "
+    "those of OUT.zarr.",
+)
 SURVEY = typer.Option(
     help="Whether each plane of a stack has its own noise level, range and unknown point spread "
     "function, or all share those of some planes.",
@@ -124,6 +131,10 @@ def main(
     ] = False,
 ) -> None:
     """Restore images with deep mean-shift priors (Bigdeli et al., NIPS 2017)."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names may have letters that the terminal does not: escapes are better than no report.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _command(kind: type[Settings]) -> Callable[..., None]:
@@ -148,13 +159,18 @@ def _command(kind: type[Settings]) -> Callable[..., None]:
         _parameter("sidecar", bool | None, SIDECAR, None),
         _parameter("scheduler", str | None, SCHEDULER, None),
         _parameter("planes", str | None, PLANES, None),
+        _parameter("chunks", int, CHUNKS, PART),
         _parameter("survey", Survey | None, SURVEY, None),
         _parameter("overwrite", bool, OVERWRITE, False),
     ]
 
     def command(**values: Any) -> None:
         with _one_line_errors(kind):
-            _restore(kind, **values)
+            from .core.device import freed_memory
+
+            # The process is the command's own.
+            with freed_memory.kept():
+                _restore(kind, **values)
 
     command.__name__ = kind.task
     command.__doc__ = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]
@@ -257,7 +273,7 @@ def train(
             note=note,
         )
         scores = ", ".join(f"{k} {v:.2f} dB" for k, v in card["validation_psnr"].items())
-        typer.echo(f"{card['training']['steps']} steps, validation {scores}\n{out}")
+        typer.echo(f"{card['training']['steps']} steps, validation {scores}\n{on_one_line(out)}")
 
 
 @app.command()
@@ -280,18 +296,21 @@ def demo(
         result = run_with_bar(example.prepare(case, iterations, seed))
         before, after = example.write_comparison(path, case, result.image)
         typer.echo(f"PSNR {before:.2f} dB before, {after:.2f} dB after")
-        typer.echo(f"{summarize([result])}\n{path}")
+        typer.echo(f"{summarize([result])}\n{on_one_line(path)}")
         if show is not None:
             show(case, result)
 
 
 @contextmanager
 def _one_line_errors(kind: type[Settings] | None = None) -> Iterator[None]:
-    """Turn the errors that users can mend into one line and exit code 2."""
+    """Turn the errors that users can mend, and Ctrl-C, into one line and exit codes 2 and 130."""
     try:
         yield
+    except KeyboardInterrupt as stop:
+        typer.echo(str(stop) or "Stopped: nothing was kept.", err=True)
+        raise typer.Exit(130) from None
     except DmspError as error:
-        text = " ".join(str(error).split())
+        text = on_one_line(" ".join(str(error).split()))
         typer.echo(f"Error: {text if kind is None else in_words(text, kind, 'shell')}", err=True)
         raise typer.Exit(2) from None
 
@@ -305,6 +324,7 @@ def _restore(
     sidecar: bool | None,
     scheduler: str | None,
     planes: str | None,
+    chunks: int,
     survey: Survey | None,
     overwrite: bool,
     save_psf: Path | None = None,
@@ -318,7 +338,6 @@ def _restore(
         The task, whose options are ``typed`` as the user gave them, None where he did not.
     """
     from . import batch
-    from .core import restore as core_restore
     from .files import read_mask
 
     given = {name: text for name, text in typed.items() if text is not None}
@@ -327,34 +346,28 @@ def _restore(
         for name, text in given.items()
     }
     named = [Path(given[name]) for name in ("mask", "psf") if name in given]
-    mask = values.pop("mask", None)
-    if mask is not None and mask != AUTO_MASK:
-        mask = read_mask(Path(mask))
+    if values.get("mask") not in (None, AUTO_MASK):
+        values["mask"] = read_mask(Path(values["mask"]))
     if "psf" in values:
         values["psf"] = _make_psf(values["psf"])
-    settings = kind.of(**values)
-    arguments = settings.arguments()
-    arguments["noise_sigma"] = arguments.pop("noise")
-    del arguments["mask"], arguments["channel_axis"]
     task = batch.Task(
-        getattr(core_restore, f"prepare_{kind.task}"),
-        arguments,
-        mask=mask,
-        mosaic=kind.makes_colour,
+        kind.of(**values),
         floats=dtype is OutputDtype.float32,
+        survey="plane" if survey is None else survey.value,
         overwrite=overwrite,
         named=tuple(path for path in named if path.is_file()),
         record=_record({"dtype": dtype.value} | given),
     )
     if batch.is_stack(sources, target):
-        if sidecar or save_psf:
-            raise DmspError("--sidecar and --save-psf are not for an OUT like out.zarr.")
-        batch.restore_stack(task, sources, target, scheduler, planes, survey or Survey.plane)
-        typer.echo(target)
+        if len(sources) > 1:
+            raise DmspError(f"{target} is for one stack, not for {len(sources)} inputs.")
+        files = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
+        batch.restore_stack(task, files, scheduler, planes, chunks)
+        typer.echo("\n".join(map(on_one_line, files.outputs)))
         return
-    if scheduler or planes or survey:
+    if scheduler or planes or chunks != PART:
         raise DmspError(
-            "--scheduler, --planes and --survey are for stacks that are written to an OUT like "
+            "--scheduler, --planes and --chunks are for stacks that are written to an OUT like "
             "out.zarr."
         )
     if batch.is_batch(sources, target):
@@ -363,8 +376,8 @@ def _restore(
             raise typer.Exit(1)
         return
     single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
-    results = task.restore(single, batch.run_with_bar)
-    typer.echo("\n".join([batch.summarize(results), *map(str, single.outputs)]))
+    results = task.restore(single, batch.Bar().show)
+    typer.echo("\n".join([batch.summarize(results), *map(on_one_line, single.outputs)]))
 
 
 def _record(given: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from .core import Job, Restoration, prepare_deblur
 from .core.psf import motion_psf
 from .core.simulate import simulate_blur
+from .dtypes import fit_dtype
 from .errors import DmspError
-from .files import check_writable, fit_dtype
+from .files import check_writable, written_whole
 
 DEFAULT_NAME = "napari-dmsp-demo.png"
 PHOTOGRAPH = "dog-lossless.png"
@@ -83,10 +84,8 @@ def write_comparison(path: Path, case: Case, restored: NDArray[np.float32]) -> t
         left = margin + index * (width + margin)
         pen.text((left, strip // 2), caption, fill="black", anchor="lm", font_size=14)
         sheet.paste(Image.fromarray(panel), (left, strip))
-    try:
-        sheet.save(path)
-    except OSError as error:
-        raise DmspError(f"{path} cannot be written: {error}") from error
+    with written_whole(path) as partial:
+        sheet.save(partial)
     return before, after
 
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from .core import restore as core
-from .core.job import Job, Restoration, run
+from .core.job import Restoration, run
 from .core.solvers import State
-from .settings import TASKS, Photons, Settings, options
+from .core.tasks import prepare_task as prepare
+from .settings import TASKS, Settings, options
 
 _CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
 
@@ -30,29 +30,6 @@ class Restore(Protocol):
         **options: Any,
     ) -> Restoration:
         """Restore an image."""
-
-
-def prepare(settings: Settings, image: ArrayLike, **known: Any) -> Job:
-    """Check an image and the settings of its restoration, and return the job to run.
-
-    Parameters
-    ----------
-    settings : Settings
-        The task and its options.
-    image : array_like
-        What is restored.
-    **known : optional
-        ``reference``, what the image shares with others of which it is a part.
-
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-    """
-    arguments = settings.arguments()
-    noise = arguments.pop("noise")
-    assert not isinstance(noise, Photons)
-    return getattr(core, f"prepare_{settings.task}")(image, **arguments, noise_sigma=noise, **known)
 
 
 def _public(kind: type[Settings]) -> Restore:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .errors import DmspError
+from .windows import MIN_TILE
 
 METHODS = ("annealed", "sgd")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -88,7 +89,10 @@ def parse_pattern(text: str) -> Any:
     """Read a colour filter array: a name, or channel numbers, row by row, like ``0,1/1,2``."""
     if not re.fullmatch(r"[-\d\s,;/]+", text):
         return text
-    return [[int(n) for n in re.findall(r"-?\d+", row)] for row in re.split("[/;]", text)]
+    rows = [[int(n) for n in re.findall(r"-?\d+", row)] for row in re.split("[/;]", text)]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("rows of a colour filter array are alike in length")
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,12 +236,12 @@ class Settings:
         flag="--iterations",
         auto="24, 36 for fluorescence, 30 for superres; 300 for sgd",
         parse=int,
-        limits=(1, math.inf),
+        limits=(1, 1_000_000),
     )
     background: Any = option(
         None,
         "Intensity of black, in the image's units: subtracted first, added at the end.",
-        "float, optional",
+        "float, optional; for mosaics also one for each filter",
         label="Background",
         flag="--background",
         auto="0 for 8 bits, else the 0.1 percentile",
@@ -271,6 +275,7 @@ class Settings:
         choices=("auto", "512", "1024", "2048", WHOLE),
         metavar="N|auto|whole",
         parse=parse_tile,
+        limits=(MIN_TILE, math.inf),
         more="None takes the whole image. Only memory and speed depend on it: tiles overlap and "
         "are blended, and noise and PSF are those of the whole image.",
     )
@@ -380,7 +385,9 @@ def _psf(help: str, auto: str) -> Any:
         flag="--psf",
         auto=auto,
         metavar="FILE|gaussian:S|motion:L,A",
-        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1.",
+        more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin "
+        "is the central pixel, of even sides the central one that is nearest to the mass; one in "
+        "the first pixel is moved there. A background is subtracted, and said in the warnings.",
         folded=False,
     )
 
@@ -548,7 +555,7 @@ class Demosaic(Settings):
     white: Any = option(
         None,
         "Intensity of white, in the image's units.",
-        "float, optional",
+        "float, or one for each filter, optional",
         label="White",
         flag="--white",
         auto="255 for 8 bits, else the 99.9 percentile",
@@ -561,9 +568,9 @@ class Demosaic(Settings):
         "bool, optional",
         label="Linear",
         flag="--linear/--no-linear",
-        auto="linear above 8 bits",
-        more="They are then restored under the curve of photographs. Arrays of mixing weights are "
-        "never encoded.",
+        auto="linear above 8 bits; floats by how they are spaced, or look",
+        more="What was chosen is in the record, with a warning where it is close. Linear values "
+        "are restored under the curve of photographs. Arrays of mixing weights are never encoded.",
     )
 
 

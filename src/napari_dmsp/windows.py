@@ -1,8 +1,19 @@
-"""How large images are cut into tiles, and what memory they take. No torch: panels ask too."""
+"""How images are cut into windows and tiles, and what memory they take. No torch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise, product
+from typing import TypeAlias
+
+from .errors import DmspError
+
+# One slice for each axis of an array; begin and end along one axis.
+Window: TypeAlias = tuple[slice, ...]
+Span: TypeAlias = tuple[int, int]
 
 # Shortest side in pixels of an image that can be restored.
 MIN_SIDE = 8
@@ -21,6 +32,10 @@ CPU_TILE = 2152
 PIXEL_BYTES, CHANNEL_BYTES, STAYS = 63, 40, 0.7
 FEATURE_BYTES = 240
 BASE_BYTES = 350_000_000
+# Side of the parts into which the planes of zarr arrays are cut, and the least of it, in pixels of
+# the result. What a part sees of its neighbours, beside half the point spread function: with less
+# than 48 pixels, results differ by more than 1/1000 of the range from those of whole planes.
+PART, MIN_PART, HALO = 1024, 64, 64
 
 
 def spans(size: int, tile: int) -> list[tuple[int, int]]:
@@ -63,3 +78,181 @@ def memory_bytes(
     state = math.prod(shape) * (PIXEL_BYTES + CHANNEL_BYTES * channels)
     sides = (max(end - begin for begin, end in spans(n, tile or n)) for n in shape)
     return max(state, int(STAYS * state) + math.prod(sides) * features)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How one axis of the planes is cut, in pixels of the source.
+
+    Attributes
+    ----------
+    parts : tuple of (int, int)
+        What is restored, side by side.
+    windows : tuple of (int, int)
+        What is read for each: the part and what surrounds it.
+    scale : float
+        Pixels of the result per pixel of the source.
+    """
+
+    parts: tuple[Span, ...]
+    windows: tuple[Span, ...]
+    scale: float = 1.0
+
+    @classmethod
+    def cut(cls, size: int, part: float, halo: float, step: int, scale: float = 1.0) -> Lines:
+        """Cut ``size`` pixels into parts of about equal length.
+
+        Windows begin at multiples of ``step``, and end so far from the end of the plane: networks
+        then see the same grid as in the plane, also from behind, when the image is flipped.
+        """
+        count = max(1, round(size / part))
+        length = math.ceil(size / count / step) * step
+        reach = math.ceil(halo / step) * step
+        parts = [(begin, min(begin + length, size)) for begin in range(0, size, length)]
+        windows = [
+            (max(begin - reach, 0), size - max(0, (size - end - reach) // step * step))
+            for begin, end in parts
+        ]
+        return cls(tuple(parts), tuple(windows), scale)
+
+    @property
+    def targets(self) -> list[Span]:
+        """Begin and end of the parts in the result."""
+        first = round(self.parts[0][0] * self.scale)
+        edges = [0, *(round(end * self.scale) - first for _, end in self.parts)]
+        return list(pairwise(edges))
+
+    @property
+    def crops(self) -> list[Span]:
+        """Begin and end of the parts in the restored windows."""
+        crops = []
+        for part, window, target in zip(self.parts, self.windows, self.targets, strict=True):
+            begin = int((part[0] - window[0]) * ratio(self.scale))
+            crops.append((begin, begin + target[1] - target[0]))
+        return crops
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How planes are cut."""
+
+    rows: Lines
+    columns: Lines
+
+    @classmethod
+    def whole(cls, shape: tuple[int, int], scale: float = 1.0) -> Grid:
+        """Take planes of this height and width whole."""
+        rows, columns = (Lines(((0, n),), ((0, n),), scale) for n in shape)
+        return cls(rows, columns)
+
+    @classmethod
+    def inner(cls, shape: tuple[int, int], part: tuple[slice, slice], scale: float = 1.0) -> Grid:
+        """Take one part of planes, with all that surrounds it."""
+        rows, columns = (
+            Lines(((piece.start, piece.stop),), ((0, n),), scale)
+            for n, piece in zip(shape, part, strict=True)
+        )
+        return cls(rows, columns)
+
+    @classmethod
+    def cut(
+        cls,
+        shape: tuple[int, int],
+        part: int | None,
+        halo: float,
+        scale: float = 1.0,
+        period: tuple[int, int] = (1, 1),
+    ) -> Grid:
+        """Cut planes into parts of about ``part`` pixels of the result a side.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Height and width of the planes.
+        part : int or None
+            Planes up to half as large again are not cut; with None, none is.
+        halo : float
+            What parts see of their neighbours, in pixels of the result.
+        scale : float
+            Pixels of the result per pixel of the planes, along one axis.
+        period : tuple of int
+            Pixels after which the colour filters of a mosaic repeat, along both axes.
+
+        Raises
+        ------
+        DmspError
+            Where planes cannot be cut so.
+        """
+        if part is not None and (part < MIN_PART or int(part) != part):
+            raise DmspError(f"chunks={part} must be a whole number, at least {MIN_PART}, or None.")
+        if halo < 0:
+            raise DmspError(f"halo={halo} must not be negative.")
+        factor = ratio(scale)
+        length = math.inf if part is None else float(part / factor)
+        rows, columns = (
+            Lines.cut(n, length, float(halo / factor), step, scale)
+            for n, step in zip(shape, steps(factor, period), strict=True)
+        )
+        grid = cls(rows, columns)
+        if grid.is_cut:
+            _check_ratio(scale, shape)
+        return grid
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether planes have more than one part."""
+        return len(self) > 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        return self.rows.targets[-1][1], self.columns.targets[-1][1]
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Least height and width of windows."""
+        heights, widths = ([b - a for a, b in x.windows] for x in (self.rows, self.columns))
+        return min(heights), min(widths)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Greatest height and width of windows."""
+        heights, widths = ([b - a for a, b in x.windows] for x in (self.rows, self.columns))
+        return max(heights), max(widths)
+
+    def __len__(self) -> int:
+        return len(self.rows.parts) * len(self.columns.parts)
+
+    @property
+    def indices(self) -> list[tuple[int, int]]:
+        """Row and column of every part."""
+        return list(product(range(len(self.rows.parts)), range(len(self.columns.parts))))
+
+
+def steps(factor: Fraction, period: Sequence[int]) -> tuple[int, int]:
+    """Return the pixels of the source, along both axes, to multiples of which windows are moved."""
+    base = STRIDE * factor.denominator
+    base //= math.gcd(factor.numerator, base)
+    rows, columns = (math.lcm(base, n) for n in period)
+    return rows, columns
+
+
+def ratio(scale: float) -> Fraction:
+    """Return a scale as a ratio of small numbers, as near as can be."""
+    return Fraction(scale).limit_denominator(64)
+
+
+def _check_ratio(scale: float, shape: Sequence[int]) -> None:
+    """Make sure that parts begin and end between pixels of both grids."""
+    factor = ratio(scale)
+    if not math.isclose(factor, scale, rel_tol=1e-9):
+        raise DmspError(
+            f"scale={scale} is no ratio of small numbers, so planes cannot be cut into parts; take "
+            "one like 2 or 1.5, or chunks=None."
+        )
+    if any(n * factor % 1 for n in shape):
+        n = factor.denominator
+        raise DmspError(
+            f"scale={scale} does not give whole pixels for planes of {shape[0]} x {shape[1]}; crop "
+            f"them to multiples of {n}, or take chunks=None."
+        )

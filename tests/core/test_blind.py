@@ -13,10 +13,10 @@ from napari_dmsp.core import load_prior
 from napari_dmsp.core.blind import (
     count_evaluations,
     default_size,
+    descend_blind,
     estimate_kernel,
-    iterate_blind,
-    iterate_sgd_blind,
     level_sizes,
+    search_blind,
 )
 from napari_dmsp.core.psf import centre_psf, crop_psf, motion_psf, normalise_psf, resize_psf
 from napari_dmsp.errors import DmspError
@@ -139,7 +139,7 @@ def test_states_are_counted_and_reproducible(rng):
     y = torch.from_numpy(gaussian_filter(squares(64), 1.5).astype(np.float32))[None, None]
 
     def run():
-        return list(iterate_blind(y, 7, smooth, generator=torch.Generator().manual_seed(1)))
+        return list(search_blind(y, 7, smooth, generator=torch.Generator().manual_seed(1)))
 
     states = run()
     assert [s.evaluation for s in states] == list(range(1, len(states) + 1))
@@ -162,7 +162,7 @@ def test_finds_a_motion_blur(angle):
     y = convolve2d(squares(), np.pad(psf, (9 - psf.shape[0]) // 2), "valid") + noise
     tensor = torch.from_numpy(y.astype(np.float32))[None, None]
     generator = torch.Generator().manual_seed(0)
-    *_, last = iterate_blind(tensor, 9, load_prior("gray"), generator=generator)
+    *_, last = search_blind(tensor, 9, load_prior("gray"), generator=generator)
     found = last.psf.numpy()
     true = np.pad(psf, (9 - psf.shape[0]) // 2)
     # Where the kernel lies within a pixel is undetermined: it is the image that moves instead.
@@ -176,7 +176,7 @@ def test_a_large_image_is_searched_where_it_has_detail():
     image = np.full((400, 420), 0.5)
     image[16:, 36:] = squares(384)
     y = torch.from_numpy(gaussian_filter(image, 1).astype(np.float32))[None, None]
-    first = next(iterate_blind(y, 3, smooth))
+    first = next(search_blind(y, 3, smooth))
     assert first.image.shape == y.shape
     changed = (first.image != y)[0, 0].numpy()
     assert_allclose(first.image[0, 0, :16], y[0, 0, :16])
@@ -186,7 +186,7 @@ def test_a_large_image_is_searched_where_it_has_detail():
 def test_published_descent_lowers_the_residual():
     y = torch.from_numpy(gaussian_filter(squares(64), 1.0).astype(np.float32))[None, None]
     states = list(
-        iterate_sgd_blind(y, 5, smooth, iterations=30, generator=torch.Generator().manual_seed(0))
+        descend_blind(y, 5, smooth, iterations=30, generator=torch.Generator().manual_seed(0))
     )
     assert [s.evaluation for s in states] == list(range(1, 31))
     for state in states:
@@ -209,4 +209,4 @@ def test_published_descent_lowers_the_residual():
 )
 def test_what_does_not_fit_is_refused(shape, size):
     with pytest.raises(DmspError):
-        next(iterate_blind(torch.rand(shape), size, smooth))
+        next(search_blind(torch.rand(shape), size, smooth))

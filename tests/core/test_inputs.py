@@ -8,11 +8,12 @@ import pytest
 from safetensors.torch import save_file
 from skimage import io
 
-from napari_dmsp.core import inputs
-from napari_dmsp.core.inputs import LUMA, is_fluorescence, read_input
+from napari_dmsp import priors
+from napari_dmsp.core.inputs import LUMA, read_input
 from napari_dmsp.core.networks import UNet
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.priors import is_fluorescence
 
 SAMPLES = resources.files("napari_dmsp") / "samples"
 PHOTOS = ["city-lossless.png", "dog-lossless.png"]
@@ -77,7 +78,7 @@ def test_a_name_or_a_colour_decides_before_the_look_of_the_image(nuclei):
 def test_without_a_prior_for_microscopy_fluorescence_takes_the_one_for_photographs(
     nuclei, monkeypatch
 ):
-    monkeypatch.setattr(inputs, "available_priors", lambda: ["gray", "rgb"])
+    monkeypatch.setattr(priors, "available_priors", lambda: ["gray", "rgb"])
     assert chosen(nuclei) == "gray"
 
 

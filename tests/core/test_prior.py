@@ -1,5 +1,9 @@
+import functools
 import json
 import math
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 
+from napari_dmsp.core.identity import fingerprint
 from napari_dmsp.core.networks import DnCNN, UNet
 from napari_dmsp.core.prior import load_prior, mean_shift
 from napari_dmsp.errors import DmspError
@@ -152,3 +157,129 @@ def test_foreign_files_are_refused(tmp_path):
     save_file({"weight": torch.ones(3)}, foreign)
     with pytest.raises(DmspError, match="trainer"):
         load_prior(foreign)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"widths": [8, 8], "blocks": 10**9}, "1000000000 is no size"),
+        ({"widths": [10**7, 8]}, "10000000 is no size"),
+        ({"widths": [64000, 64000]}, "has shape"),
+        ({"widths": [8, 8], "channels": 3}, "has shape"),
+        ({"widths": [8, 8], "blocks": True}, "no size"),
+        ({"widths": 8}, "trainer"),
+        ({"architecture": "transformer"}, "transformer"),
+        ({"widths": [8, 8], "depth": 4}, "trainer"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_memory_is_taken(tmp_path, config, message):
+    path = tmp_path / "odd.safetensors"
+    config = {"architecture": "unet", "channels": 1, "widths": [8, 8], "blocks": 1} | config
+    weights = UNet(1, (8, 8), 1).state_dict()
+    save_file(weights, path, metadata={"napari-dmsp": json.dumps(config)})
+    with pytest.raises(DmspError, match=message):
+        load_prior(path)
+
+
+def test_weights_of_other_types(tmp_path):
+    net, path = UNet(1, (8, 8), 1), tmp_path / "mine.safetensors"
+    about = {"napari-dmsp": json.dumps({"architecture": "unet", **net.config})}
+    save_file({k: v.double() for k, v in net.state_dict().items()}, path, metadata=about)
+    torch.testing.assert_close(load_prior(path).denoiser.state_dict(), net.state_dict())
+    broken = {k: v * torch.nan for k, v in net.state_dict().items()}
+    save_file(broken, tmp_path / "nan.safetensors", metadata=about)
+    with pytest.raises(DmspError, match="not finite"):
+        load_prior(tmp_path / "nan.safetensors")
+
+
+def test_a_prior_is_loaded_without_a_trace(tmp_path):
+    save_unet(tmp_path / "mine.safetensors")
+    seeds = torch.get_rng_state().clone()
+    with torch.inference_mode(), torch.device("meta"):
+        prior = load_prior(tmp_path / "mine.safetensors")
+    assert torch.equal(torch.get_rng_state(), seeds)
+    weights = [*prior.denoiser.parameters()]
+    assert not any(weight.is_inference() or weight.is_meta for weight in weights)
+
+
+GAIN = 2.0
+
+
+def times_gain(x, sigma):
+    return GAIN * x
+
+
+def denoiser_of(gain, plus=0.0):
+    return lambda x, sigma: gain * x + plus
+
+
+class Times:
+    def __init__(self, gain):
+        self.gain, self.me = gain, self
+
+    def __call__(self, x, sigma):
+        return self.gain * x
+
+
+def test_callables_that_differ_have_other_hashes(monkeypatch):
+    net = UNet(1, (8, 8), 1)
+    same = [
+        (denoiser_of(2.0), denoiser_of(2.0)),
+        (Times(2.0), Times(2.0)),
+        (net, net),
+        (functools.partial(net, sigma=1), functools.partial(net, sigma=1)),
+        (denoiser_of({"a", "b"}), denoiser_of({"b", "a"})),
+    ]
+    for one, two in same:
+        assert load_prior(one).sha256 == load_prior(two).sha256
+    other = [
+        denoiser_of(2.0),
+        denoiser_of(2.5),
+        denoiser_of(2.0, plus=1.0),
+        denoiser_of(np.ones(3)),
+        denoiser_of(np.zeros(3)),
+        denoiser_of(torch.zeros(3)),
+        Times(2.0),
+        Times(3.0),
+        net,
+        UNet(1, (8, 8), 2),
+        lambda x, sigma: x - sigma,
+        lambda x, sigma: x + sigma,
+        times_gain,
+        torch.relu,
+    ]
+    hashes = [load_prior(each).sha256 for each in other]
+    assert len({*hashes}) == len(other)
+    before = load_prior(net).sha256
+    with torch.no_grad():
+        net.head.weight[0, 0, 0, 0] += 1e-6
+    assert load_prior(net).sha256 != before
+    monkeypatch.setitem(globals(), "GAIN", 3.0)
+    assert load_prior(times_gain).sha256 != hashes[-2]
+
+
+def test_what_cannot_be_looked_into_equals_nothing():
+    lock = threading.Lock()
+
+    def locked(x, sigma):
+        with lock:
+            return x
+
+    assert load_prior(locked).sha256 != load_prior(locked).sha256
+
+
+SCRIPT = """
+import torch
+from napari_dmsp.core.identity import fingerprint
+from napari_dmsp.core.networks import UNet
+torch.manual_seed(0)
+names, net = {"red", "green", "blue"}, UNet(1, (8, 8), 1)
+print(fingerprint(lambda x, sigma: net(x, sigma) if len(names) == 3 else x))
+"""
+
+
+def test_a_hash_is_the_same_in_every_process():
+    run = [sys.executable, "-c", SCRIPT]
+    one, two = (subprocess.run(run, capture_output=True, check=True).stdout for _ in range(2))
+    assert one == two
+    assert len(one.strip()) == len(fingerprint(None)) == 64

@@ -241,6 +241,24 @@ class Lazy:
         return self.array
 
 
+def test_the_state_of_torch_neither_matters_nor_changes(tmp_path, folder):
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    train([folder], one, recipe=TINY, minutes=INSTANT, device="cpu", precision="float32")
+    torch.manual_seed(5)
+    seeds = torch.get_rng_state().clone()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+            train([folder], two, recipe=TINY, minutes=INSTANT, device="cpu", precision="float32")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), seeds)
+    # Denormal numbers are not taken for zero.
+    assert (np.array([1e-310]) * 0.5)[0] > 0
+    torch.testing.assert_close(load_file(two), load_file(one), rtol=0, atol=0)
+
+
 def test_training_on_arrays(tmp_path, folder):
     reports = []
     lazy = [Lazy(smooth_image(seed)) for seed in range(3)]

@@ -1,17 +1,18 @@
 import json
 
+import imagecodecs
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from napari_dmsp.dtypes import fit_dtype
 from napari_dmsp.errors import DmspError
 from napari_dmsp.files import (
     Picture,
     check_output,
     check_psf_output,
-    fit_dtype,
     read_image,
     read_mask,
     read_planes,
@@ -293,12 +294,6 @@ def test_ome_channels_keep_their_names(tmp_path):
         assert file.pages.first.resolution == (5, 4)
 
 
-def test_axes_in_another_order_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "in.tif", random_image((20, 30, 6), "u1"), metadata={"axes": "YXZ"})
-    with pytest.raises(DmspError, match="axes YXZ"):
-        read_planes(tmp_path / "in.tif")
-
-
 def test_narrow_planes_of_named_axes_are_no_colours(tmp_path):
     tifffile.imwrite(tmp_path / "in.tif", random_image((6, 20, 4), "u1"), metadata={"axes": "CYX"})
     assert read_planes(tmp_path / "in.tif").axes == "C"
@@ -352,28 +347,12 @@ def test_a_mask_is_for_all_planes(tmp_path):
         read_mask(tmp_path / "mask.npy")
 
 
-def test_more_samples_than_colours_and_transparency_are_refused(tmp_path):
-    pixels = random_image((20, 30, 5), "u1")
-    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(DmspError, match=r"shape \(20, 30, 5\)"):
-        read_planes(tmp_path / "in.tif")
-
-
 def test_several_images_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(random_image(GREY, "u1"))
         file.write(random_image((10, 12), "u2"))
     with pytest.raises(DmspError, match="holds 2 images"):
         read_image(tmp_path / "two.tif")
-
-
-@pytest.mark.parametrize("photometric", ["miniswhite", "palette"])
-def test_unsupported_colours_are_refused(tmp_path, photometric):
-    colormap = np.zeros((3, 256), np.uint16) if photometric == "palette" else None
-    image = random_image(GREY, "u1")
-    tifffile.imwrite(tmp_path / "in.tif", image, photometric=photometric, colormap=colormap)
-    with pytest.raises(DmspError, match=photometric.upper()):
-        read_image(tmp_path / "in.tif")
 
 
 def test_cmyk_is_refused(tmp_path):
@@ -383,13 +362,12 @@ def test_cmyk_is_refused(tmp_path):
 
 
 def test_16_bit_colour_png_is_refused(tmp_path):
-    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x10\x02\0\0\0"
-    (tmp_path / "in.png").write_bytes(header)
+    (tmp_path / "in.png").write_bytes(imagecodecs.png_encode(random_image(RGB, "u2")))
     with pytest.raises(DmspError, match="16 bits"):
         read_image(tmp_path / "in.png")
 
 
-@pytest.mark.parametrize("dtype", ["c8", "u8"])
+@pytest.mark.parametrize("dtype", ["c8", "c16"])
 def test_unsupported_dtypes_are_refused(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "in.tif", np.ones(GREY, dtype))
     with pytest.raises(DmspError, match="dtype"):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from functools import wraps
 
 import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
 
-import napari_dmsp.core as core
+from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
@@ -49,14 +48,6 @@ class FakePrior:
         return x
 
 
-def _with_prior(prepare, prior):
-    @wraps(prepare)
-    def prepare_with_fake(*args, **options):
-        return prepare(*args, **(options | {"prior": prior}))
-
-    return prepare_with_fake
-
-
 @pytest.fixture(autouse=True)
 def no_own_priors(monkeypatch, tmp_path):
     """Whoever runs the tests may have trained some."""
@@ -67,8 +58,12 @@ def no_own_priors(monkeypatch, tmp_path):
 def fake_prior(monkeypatch):
     """Make every restoration use a `FakePrior`, which is returned."""
     prior = FakePrior()
-    for name in ("prepare_deblur", "prepare_superres", "prepare_demosaic"):
-        monkeypatch.setattr(core, name, _with_prior(getattr(core, name), prior))
+    prepare = tasks.prepare_task
+
+    def with_fake(task, image, **known):
+        return prepare(task, image, **(known | {"prior": prior}))
+
+    monkeypatch.setattr(tasks, "prepare_task", with_fake)
     yield prior
     prior.release()
     assert QThreadPool.globalInstance().waitForDone(30_000), "a thread was left behind"

@@ -19,7 +19,10 @@ from napari_dmsp._viewer.layers import (
     shape_region,
     visible_region,
 )
+from napari_dmsp._viewer.result import Result
 from napari_dmsp._viewer.script import Call
+from napari_dmsp.dtypes import fit_dtype
+from napari_dmsp.settings import TASKS, Deblur
 
 
 @pytest.fixture
@@ -27,20 +30,30 @@ def viewer():
     return ViewerModel()
 
 
+def plane_of(selection, steps=None):
+    """Return a plane as it is restored, the first by default: with its margin."""
+    steps = selection.planes[0] if steps is None else steps
+    return np.asarray(selection.data[selection.source(steps)])
+
+
 def read(viewer, layer, **options):
-    selection = select(layer, viewer.dims, **options)
-    return selection.read(selection.planes[0])
+    return plane_of(select(layer, viewer.dims, **options))
 
 
 def add_result(viewer, layer, image=None, name="result", task="deblur", **options):
     """Add what the restoration of a plane by ``image``, or by itself, would become."""
     selection = select(layer, viewer.dims, **options)
-    image = selection.read(selection.planes[0]).astype(np.float32) if image is None else image
-    plane = Call(task, {}, selection, "data").convert(image, {"background": 0, "white": 100})
-    data = selection.blank(plane)
-    for steps in selection.planes:
-        data[selection.target(steps)] = plane
-    return viewer.add_image(data, name=name, **selection.options_for(plane))
+    call = Call(TASKS[task](), selection)
+    result = Result(viewer, call, name, lambda *steps: [step() for step in steps])
+    image = plane_of(selection).astype(np.float32) if image is None else image
+    axes, crop = call.plan.axes, call.plan.parts[0].crop
+    if selection.channel_axis is not None:
+        image = np.moveaxis(image, selection.channel_axis, -1)
+    block = axes.unflatten(fit_dtype(image[crop], call.plan.dtype))
+    block = call.convert(block, {"background": 0, "white": 100})
+    for number in range(len(selection.planes)):
+        result.show(number, block, done=True)
+    return result.settle()
 
 
 def test_adapter_needs_no_qt():
@@ -131,7 +144,7 @@ def test_dask_is_computed_only_when_read(viewer):
     computed.clear()
     selection = select(layer, viewer.dims)
     assert computed == []
-    assert_array_equal(selection.read((2,)), np.full((20, 30), 2))
+    assert_array_equal(plane_of(selection, (2,)), np.full((20, 30), 2))
     assert computed == [2]
 
 
@@ -143,7 +156,7 @@ def test_plane_of_a_stack_lands_where_it_was(viewer):
     selection = select(layer, viewer.dims)
     ((step,),) = selection.planes
     assert selection.shape == (20, 30)
-    assert_array_equal(selection.read((step,)), stack[step])
+    assert_array_equal(plane_of(selection, (step,)), stack[step])
     result = add_result(viewer, layer)
     assert result.data.shape == (1, 20, 30)
     for y, x in ((0, 0), (19, 29)):
@@ -175,9 +188,10 @@ def test_plane_in_other_axes_than_those_on_screen(viewer, axes):
     others = tuple(axis for axis in range(4) if axis not in axes)
     selection = select(layer, viewer.dims, axes=axes, along=others)
     assert selection.shape == tuple(stack.shape[axis] for axis in axes)
-    result = selection.blank(selection.read(selection.planes[0]))
-    for steps in selection.planes:
-        result[selection.target(steps)] = selection.read(steps)
+    plan = Call(Deblur(), selection).plan
+    result = np.full(plan.shape, np.nan, np.float32)
+    for part, steps in zip(plan.parts, selection.planes, strict=True):
+        result[part.target] = plan.axes.unflatten(plane_of(selection, steps))
     assert_array_equal(result, stack)
     # One plane of them lands where it was.
     viewer.dims.point = layer.data_to_world((3, 2, 1, 4))
@@ -198,7 +212,7 @@ def test_colours_along_an_axis_of_a_grey_layer(viewer, colours):
     options = {"axes": tuple(axes), "colours": colours, "along": (stack,), "region": region}
     selection = select(layer, viewer.dims, margin=1, **options)
     assert selection.planes == [(0,), (1,)]
-    plane = np.moveaxis(selection.read((1,)), selection.channel_axis, -1)
+    plane = np.moveaxis(plane_of(selection, (1,)), selection.channel_axis, -1)
     assert_array_equal(plane, image[1, 1:9, 2:9])
     result = add_result(viewer, layer, margin=1, **options)
     assert not result.rgb
@@ -208,8 +222,8 @@ def test_colours_along_an_axis_of_a_grey_layer(viewer, colours):
     start = [region[axes.index(axis)].start if axis in axes else 0 for axis in range(4)]
     assert_allclose(result.translate, start)
     # Twice as many pixels in the same place.
-    wide = selection.read((0,)).repeat(2, selection._layout.index(axes[0]))
-    assert_allclose(selection.options_for(wide)["scale"][axes[0]], 6 / 16)
+    wide = data[:1].repeat(2, axes[0]) if stack == 0 else data[:, :1].repeat(2, axes[0])
+    assert_allclose(selection.options_for(wide)["scale"][axes[0]], 6 / 24)
 
 
 def test_rgb_stack(viewer):
@@ -257,7 +271,7 @@ def test_all_planes_of_an_axis(viewer):
     assert long_axes(layer, without=(2, 3)) == {0: "t", 1: "z"}
     selection = select(layer, viewer.dims, along=(1,))
     assert selection.planes == [(2, 0), (2, 1), (2, 2), (2, 3)]
-    assert_array_equal(selection.read((2, 3)), stack[2, 3])
+    assert_array_equal(plane_of(selection, (2, 3)), stack[2, 3])
     result = add_result(viewer, layer, along=(1,))
     assert result.data.shape == (1, 4, 20, 30)
     assert_allclose(result.data_to_world((0, 0, 0, 0)), layer.data_to_world((2, 0, 0, 0)))
@@ -270,8 +284,8 @@ def test_region_with_a_margin_lands_where_it_was(viewer):
     region = slice(10, 25), slice(0, 20)
     selection = select(layer, viewer.dims, region=region, margin=4)
     assert selection.shape == (15, 20)
-    assert selection.read_shape == (23, 24)
-    assert_array_equal(selection.read(()), image[6:29, :24])
+    assert selection.margin == (slice(6, 29), slice(0, 24))
+    assert_array_equal(plane_of(selection, ()), image[6:29, :24])
     result = add_result(viewer, layer, region=region, margin=4)
     assert_allclose(result.data, image[region].astype(np.float32))
     for y, x in ((0, 0), (14, 19)):
@@ -304,8 +318,18 @@ def test_mosaic_becomes_colours_from_black_to_white(viewer):
 def test_grey_result_of_the_type_of_the_layer(viewer):
     layer = viewer.add_image(np.zeros((12, 12), np.uint16))
     image = np.linspace(-10, 70_000, 144, dtype=np.float32).reshape(12, 12)
-    call = Call("deblur", {}, select(layer, viewer.dims), "data", same_dtype=True)
-    assert_array_equal(call.convert(image, {}), np.clip(np.rint(image), 0, 65535).astype(np.uint16))
+    stack = viewer.add_image(np.zeros((2, 12, 12), np.uint16))
+    for each, along, dtype in ((layer, (), "uint16"), (stack, (0,), "float32")):
+        call = Call(Deblur(), select(each, viewer.dims, along=along), same_dtype=True)
+        result = Result(viewer, call, "result", lambda *steps: [step() for step in steps])
+        block = call.plan.axes.unflatten(fit_dtype(image, call.plan.dtype))
+        result.show(0, block, done=True)
+        # A plane that is not done is transparent, which no integer is.
+        assert result.layer.data.dtype == dtype
+        result.show(len(along), block, done=True)
+        data = result.settle().data
+        assert data.dtype == np.uint16
+        assert_array_equal(data[-1] if along else data, np.clip(np.rint(image), 0, 65535))
 
 
 def test_visible_region_of_a_layer_with_resolutions(viewer):
@@ -332,7 +356,7 @@ def test_a_layer_with_other_data_in_another_place(viewer, grey_image):
     renewed = []
     layer.events.set_data.connect(renewed.append)
     selection = select(source, viewer.dims, region=(slice(30, 50), slice(10, 40)))
-    data = selection.read(()).astype(np.float32)
+    data = plane_of(selection, ()).astype(np.float32)
     options = selection.options_for(data)
     assert renew(layer, data, options | {"name": "other"})
     # For the data, and for the place; all else is as it was.

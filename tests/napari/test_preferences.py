@@ -7,8 +7,9 @@ import sys
 import pytest
 from npe2 import PluginManifest
 
-from napari_dmsp._viewer.preferences import DEVICES, MIN_LIVE_SECONDS, OUTPUTS, TILES, Preferences
+from napari_dmsp._viewer.preferences import MIN_LIVE_SECONDS, OUTPUTS, TILES, Preferences
 from napari_dmsp._viewer.preferences import read_preferences as read
+from napari_dmsp.settings import DEVICES
 
 pytest.importorskip("napari.settings._plugin_config_generator", reason="new in napari 0.9")
 

@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtWidgets import QApplication
 
+from napari_dmsp._viewer.result import Result
 from napari_dmsp.core.prior import Prior
 from napari_dmsp.core.psf import gaussian_psf, motion_psf
 
@@ -92,10 +93,10 @@ def test_a_new_layer_is_made_in_turns(viewer, restore, fake_prior, grey_image, q
     viewer.add_image(grey_image, name="step")
     panel = restore("Deblur")
     assert viewer.layers["step deblurred"].visible
-    panel._call = panel._make_call(preview=False)
-    panel._layer, panel._name = None, "other"
-    panel._show_plane(0, grey_image.astype(np.float32))
-    layer = panel._layer
+    call = panel._make_call(preview=False)
+    result = Result(viewer, call, "other", panel._runner.in_turns)
+    result.show(0, grey_image.astype(np.float32))
+    layer = result.layer
     assert layer not in viewer.layers
     if what == "viewer closed":
         viewer.close()
@@ -161,23 +162,23 @@ def test_axes_can_be_chosen(viewer, restore, grey_image, qtbot):
     stack = np.stack([grey_image, grey_image[::-1], 255 - grey_image]).transpose(1, 0, 2)[:, None]
     viewer.add_image(grey_image, name="flat")
     panel = restore("Deblur")
-    assert panel.inputs.axes.native.isHidden()
-    assert panel.inputs.channels.native.isHidden()
+    assert panel.advanced.axes.native.isHidden()
+    assert panel.advanced.channels.native.isHidden()
     layer = viewer.add_image(
         stack, name="stack", scale=(2, 9, 3, 4), axis_labels=("y", "t", "c", "x"), rgb=False
     )
     panel.inputs.image.value = layer
-    assert not panel.inputs.axes.native.isHidden()
+    assert not panel.advanced.axes.native.isHidden()
     assert panel._plan.value.startswith("Planes in axes c, x: 3 ×")
-    assert panel.inputs.axes.choices == ((), (0, 3))
-    assert panel.inputs.channels.native.isHidden()
-    panel.inputs.axes.value = (0, 3)
-    assert panel.inputs.channels.choices == ((), (2,))
+    assert panel.advanced.axes.choices == ((), (0, 3))
+    assert panel.advanced.channels.native.isHidden()
+    panel.advanced.axes.value = (0, 3)
+    assert panel.advanced.channels.choices == ((), (2,))
     assert panel.inputs.planes.choices == ((), (2,))
     assert panel._plan.value.startswith("Planes in axes y, x: 64 × 56 grey")
     panel.inputs.planes.value = (2,)
     for channels, text in ((), "3 planes"), ((2,), "y, x, colours along c: 64 × 56 colour"):
-        panel.inputs.channels.value = channels
+        panel.advanced.channels.value = channels
         assert text in panel._plan.value
         assert panel.inputs.planes.native.isHidden() == bool(channels)
         panel.run()
@@ -188,15 +189,15 @@ def test_axes_can_be_chosen(viewer, restore, grey_image, qtbot):
         assert_allclose(result.extent.world, layer.extent.world)
         assert result.axis_labels == layer.axis_labels
         settings = result.metadata["napari-dmsp"]["settings"]
-        assert settings["channel_axis"] == (1 if channels else None)
+        assert settings["channel_axis"] == (-1 if channels else None)
         assert_array_equal(repeated(viewer, panel), result.data)
     viewer.layers["stack"].data = np.zeros((64, 9, 3, 56))
     panel.reset_choices()
-    assert sorted(panel.inputs.axes.choices) == [(), (0, 1), (0, 3), (1, 3)]
+    assert sorted(panel.advanced.axes.choices) == [(), (0, 1), (0, 3), (1, 3)]
     # What another image does not have is not chosen any more.
     panel.inputs.image.value = viewer.layers["flat"]
-    assert panel.inputs.axes.value == panel.inputs.channels.value == ()
-    assert panel.inputs.axes.native.isHidden()
+    assert panel.advanced.axes.value == panel.advanced.channels.value == ()
+    assert panel.advanced.axes.native.isHidden()
 
 
 def test_script_of_a_run_that_was_stopped(monkeypatch, qtbot, viewer, grey_image):
@@ -240,8 +241,11 @@ def test_raw_mosaic_becomes_colours(viewer, restore, rgb_image, colours):
     mosaic[0::2, 1::2], mosaic[1::2, 0::2] = image[0::2, 1::2, 1], image[1::2, 0::2, 1]
     mosaic[1::2, 1::2] = image[1::2, 1::2, 2]
     viewer.add_image(mosaic, name="raw", colormap="viridis")
-    levels = {"background": "64", "evaluations": "6"}
-    panel = restore("Demosaic", white="829", values="encoded", colours=colours, advanced=levels)
+    levels = {"background": "64", "evaluations": "6", "white": "829"} | {
+        "linear": False,
+        "colours": colours,
+    }
+    panel = restore("Demosaic", advanced=levels)
     result = viewer.layers["raw demosaiced"]
     assert result.rgb
     assert result.data.shape == image.shape
@@ -257,13 +261,27 @@ def test_a_mosaic_has_no_colours(viewer, restore, rgb_image):
     assert not panel._run_button.enabled
 
 
-def test_a_plane_without_content_is_left_empty(viewer, restore, fake_prior, grey_image):
-    viewer.add_image(np.stack([grey_image, np.zeros_like(grey_image)]), name="stack")
+def test_a_constant_plane_is_kept(viewer, restore, grey_image):
+    viewer.add_image(np.stack([grey_image, np.full_like(grey_image, 7)]), name="stack")
     panel = restore("Deblur", planes=(0,))
-    assert "1 planes were left empty: the image is constant" in panel._report.value
+    assert "Plane 2 is constant, and kept." in panel._report.value
+    result = viewer.layers["stack deblurred"]
+    about = result.metadata["napari-dmsp"]
+    assert about["planes"] == [[0], [1]]
+    assert about["kept"] == [[1]]
+    assert (result.data[1] == 7).all()
+    assert_array_equal(repeated(viewer, panel), result.data)
+
+
+def test_a_plane_that_cannot_be_restored_is_transparent(viewer, restore, fake_prior, grey_image):
+    stack = np.stack([grey_image, grey_image]).astype(np.float32)
+    stack[1, 3, 4] = np.nan
+    viewer.add_image(stack, name="stack", contrast_limits=(0, 255))
+    panel = restore("Deblur", planes=(0,))
+    assert "Plane 2 could not be restored: the image has 1 NaN" in panel._report.value
     result = viewer.layers["stack deblurred"]
     assert result.metadata["napari-dmsp"]["planes"] == [[0]]
-    assert not result.data[1].any()
+    assert np.isnan(result.data[1]).all()
 
 
 def test_gaussian_in_micrometres(viewer, restore, fake_prior, grey_image):
@@ -296,7 +314,6 @@ def test_the_psf_found_arrives_and_can_be_chosen(qtbot, viewer, restore, fake_pr
     assert_allclose(psf.data.sum(), 1, rtol=1e-5)
     assert not psf.visible
     panel.inputs.planes.value = (0,)
-    assert "Find the PSF on the plane shown" in panel._plan.value
     panel.inputs.psf.value = "layer"
     panel.inputs.psf_layer.value = psf
     assert panel._run_button.enabled
@@ -317,18 +334,18 @@ def test_dask_and_resolutions(viewer, restore, fake_prior, grey_image):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
-def test_a_hundred_runs_leave_nothing_behind(qtbot, viewer, fake_prior, grey_image):
+def test_many_runs_leave_nothing_behind(qtbot, viewer, fake_prior, grey_image):
     layer = viewer.add_image(grey_image[:16, :16], name="step")
     viewer.add_image(gaussian_psf(0.5), name="psf", visible=False)
     _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
     panel.advanced.evaluations.value = "1"
     panel.advanced.device.value = "cpu"
     levels = []
-    for number in range(100):
+    for number in range(40):
         panel.run()
         qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
         viewer.layers.remove(viewer.layers[-1])
-        if number in (19, 99):
+        if number in (14, 39):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             levels.append((threading.active_count(), memory))
     assert panel.image is layer

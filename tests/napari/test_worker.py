@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 from weakref import ref
 
 import numpy as np
@@ -15,7 +16,10 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QWidget
 
 from napari_dmsp._viewer.worker import Outcome, Runner
+from napari_dmsp.core import tasks
 from napari_dmsp.errors import DmspError
+from napari_dmsp.plan import Axes, Plan
+from napari_dmsp.settings import Deblur
 
 
 @dataclass
@@ -33,6 +37,7 @@ class FakeResult:
     image: np.ndarray
     evaluations: int
     psf: np.ndarray | None = None
+    settings: dict = field(default_factory=dict)
 
     def to_dict(self):
         return {"evaluations": self.evaluations}
@@ -44,6 +49,7 @@ class FakeJob:
     def __init__(self, error=None):
         self.error = error
         self.settings = {}
+        self.total = 3
         self.go = threading.Event()
         self.started = threading.Event()
         self.closed = threading.Event()
@@ -66,13 +72,37 @@ class FakeJob:
         return FakeResult(state.array(), state.evaluation)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FakeTask(Deblur):
+    """Hands out one job after the other."""
+
+    prepares: Any = ()
+
+    def __post_init__(self):
+        pass
+
+
+class FakeCall:
+    """A call for as many planes as there are jobs."""
+
+    def __init__(self, *prepares, convert=lambda block, _: block):
+        stack = np.arange(4.0 * len(prepares)).reshape(-1, 2, 2)
+        self.plan = Plan.of(
+            FakeTask(prior="fake", prepares=iter(prepares)), stack, Axes.of(stack.shape)
+        )
+        self.convert = convert
+
+    def ready(self):
+        return self.plan
+
+
 class Log:
     def __init__(self):
         self.progress, self.done, self.outcomes, self.threads = [], [], [], set()
         self.runner = Runner(self.on_progress, self.on_done, self.on_outcome)
 
     def start(self, *prepares):
-        return self.runner.start(prepares)
+        return self.runner.start(FakeCall(*prepares))
 
     @property
     def results(self):
@@ -91,6 +121,11 @@ class Log:
         self.outcomes.append(outcome)
 
 
+@pytest.fixture(autouse=True)
+def fake_jobs(monkeypatch):
+    monkeypatch.setattr(tasks, "prepare_task", lambda task, *_, **__: next(task.prepares)())
+
+
 @pytest.fixture
 def log(qapp):
     yield Log()
@@ -104,7 +139,7 @@ def wait_until_over(qtbot, log):
 def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log):
     job = FakeJob()
     job.go.set()
-    assert log.runner.start([lambda: job], interval=1e9)
+    assert log.runner.start(FakeCall(lambda: job), interval=1e9)
     wait_until_over(qtbot, log)
     assert job.thread != threading.get_ident()
     assert log.threads == {threading.get_ident()}
@@ -230,7 +265,7 @@ def test_steps_are_taken_before_the_result(qtbot, log):
 def test_steps_left_at_the_end_are_taken(qtbot, log):
     steps = []
     log.runner = Runner(log.on_progress, log.on_done, lambda _: steps.append("end"))
-    log.runner.start([quick_job])
+    log.runner.start(FakeCall(quick_job))
     log.runner.in_turns(*(partial(steps.append, number) for number in range(50)))
     wait_until_over(qtbot, log)
     assert steps == [*range(50), "end"]
@@ -249,7 +284,7 @@ def test_a_widget_that_goes_closes_the_runner_but_does_not_keep_it(qtbot):
     idle, busy = Runner(ignore, ignore, ignore), Runner(ignore, ignore, ignore)
     for runner, widget in zip((idle, busy), widgets, strict=True):
         runner.close_with(widget)
-    busy.start([lambda: job])
+    busy.start(FakeCall(lambda: job))
     gone, kept = ref(idle), ref(busy)
     del idle, busy, runner
     gc.collect()
@@ -272,7 +307,7 @@ def test_a_plane_that_cannot_be_restored_is_left_out(qtbot, log):
     assert log.outcomes[-1] == Outcome(left_out=((1, "the image is constant."),))
     log.start(empty, empty)
     wait_until_over(qtbot, log)
-    assert log.outcomes[-1].error == "the image is constant."
+    assert log.outcomes[-1].error == "plane 0: the image is constant."
 
 
 def test_stop_ends_the_planes_too(qtbot, log):
@@ -288,14 +323,14 @@ def test_stop_ends_the_planes_too(qtbot, log):
 def test_images_are_converted_in_the_thread(qtbot, log):
     threads = set()
 
-    def convert(image, settings):
+    def convert(block, settings):
         threads.add(threading.get_ident())
-        return -image
+        return -block
 
-    log.runner.start([quick_job], convert)
+    log.runner.start(FakeCall(quick_job, convert=convert))
     wait_until_over(qtbot, log)
     assert threading.get_ident() not in threads
-    assert (log.done[0].image == -3).all()
+    assert (log.done[0].block == -3).all()
 
 
 def test_cancel_interrupts_an_evaluation(qtbot, log):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Layer, Shapes
 
+# Labels of axes along which colours may lie.
+CHANNEL_LABELS = {"c", "ch", "channel", "channels", "color", "colors", "colour", "colours", "rgb"}
+
 # Rows from, to; columns from, to.
 Region = tuple[slice, slice]
 # Of rows and of columns, in the data of a layer.
@@ -26,7 +30,7 @@ Axes = tuple[int, int]
 class Selection:
     """What is to be restored of an image layer, plane by plane, and where the result belongs.
 
-    Made in the GUI thread, where it computes nothing; `read` may run anywhere.
+    Made in the GUI thread, where it computes nothing.
 
     Attributes
     ----------
@@ -43,6 +47,12 @@ class Selection:
         The rectangle as read: with what surrounds it, as far as there is any.
     layer_options : dict
         What a layer with the restored part takes over: transform, units, colormap and so on.
+    layer : Image
+        The layer, which the user may rename or remove at any moment.
+    beyond : str
+        A sentence if a slider is beyond the layer; the plane that is nearest to it is taken.
+    data : array_like
+        The layer's data as they were.
     """
 
     index: tuple[slice, ...]
@@ -51,7 +61,9 @@ class Selection:
     colours: int | None
     margin: Region
     layer_options: dict[str, Any]
-    _data: Any = field(repr=False)
+    layer: Image = field(repr=False)
+    beyond: str
+    data: Any = field(repr=False)
     _to_physical: Callable[[Any], Any] = field(repr=False)
 
     @property
@@ -60,30 +72,41 @@ class Selection:
         return _size(self.index[self.axes[0]]), _size(self.index[self.axes[1]])
 
     @property
-    def read_shape(self) -> tuple[int, int]:
-        """Height and width of a plane with its margin, which is what is computed."""
-        return _size(self.margin[0]), _size(self.margin[1])
-
-    @property
     def axis_labels(self) -> tuple[str, ...]:
         """Names of the layer's axes."""
         labels: tuple[str, ...] = self.layer_options["axis_labels"]
         return labels
 
+    @property
+    def window(self) -> tuple[slice, ...]:
+        """The part of the data that is read: with the margin."""
+        around = dict(zip(self.axes, self.margin, strict=True))
+        return tuple(around.get(axis, part) for axis, part in enumerate(self.index))
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Rows and columns without the margin, from the margin's first on."""
+        rows, columns = (
+            slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
+            for axis, around in zip(self.axes, self.margin, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def walked(self) -> list[int]:
+        """The axes that a plane does not have."""
+        return [a for a in range(len(self.index)) if a not in (*self.axes, self.colours)]
+
     @cached_property
     def planes(self) -> list[tuple[int, ...]]:
         """The steps of the axes that a plane does not have, one entry a plane."""
-        return list(product(*(range(part.start, part.stop) for part in self._others)))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the layer's data."""
-        return np.dtype(self._data.dtype)
+        parts = (self.index[axis] for axis in self.walked)
+        return list(product(*(range(part.start, part.stop) for part in parts)))
 
     @property
     def has_margin(self) -> bool:
         """Whether more is read than restored."""
-        return self.shape != self.read_shape
+        return any(self.index[a] != part for a, part in zip(self.axes, self.margin, strict=True))
 
     @property
     def channel_axis(self) -> int | None:
@@ -91,74 +114,57 @@ class Selection:
         if self.colours is None:
             return None
         # As is said of images in colour, whose colours are last.
-        return -1 if self.rgb else self._layout.index(self.colours)
-
-    @property
-    def inner(self) -> tuple[slice, ...]:
-        """Where, in a plane as read, the part without the margin is."""
-        parts = {
-            axis: slice(self.index[axis].start - around.start, self.index[axis].stop - around.start)
-            for axis, around in zip(self.axes, self.margin, strict=True)
-        }
-        return tuple(parts.get(axis, slice(None)) for axis in self._layout)
+        return -1 if self.rgb else sorted((*self.axes, self.colours)).index(self.colours)
 
     def source(self, steps: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the index of a plane with its margin in the layer's data."""
-        return self._spread(steps, self.margin, slice(0, 3))
-
-    def target(self, steps: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the index of a plane in the result.
+        """Return the index of a plane with its margin in the layer's data.
 
         Steps may be names, for code.
         """
-        starts = [part.start for part in self._others]
-        own = [
-            (f"{step} - {start}" if start else step) if isinstance(step, str) else step - start
-            for step, start in zip(steps, starts, strict=True)
-        ]
-        return self._spread(own, (slice(None), slice(None)), slice(None))
+        known = dict(zip(self.walked, steps, strict=True))
+        return tuple(known.get(axis, part) for axis, part in enumerate(self.window))
 
-    def _spread(self, steps: Sequence[Any], plane: Region, colours: slice) -> tuple[Any, ...]:
-        others = iter(steps)
-        within = dict(zip((*self.axes, self.colours), (*plane, colours), strict=True))
+    def target(self, steps: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the index of a plane in the result, as `source` does."""
+        known = dict(zip(self.walked, steps, strict=True))
         return tuple(
-            within[axis] if axis in within else next(others) for axis in range(len(self.index))
+            _minus(known[axis], part.start) if axis in known else slice(None)
+            for axis, part in enumerate(self.index)
         )
 
-    @property
-    def _layout(self) -> list[int]:
-        """Axes of a plane as read, which are in the order of the data."""
-        return [axis for axis in range(len(self.index)) if axis in (*self.axes, self.colours)]
+    def blank(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return a transparent array for all planes that are like a restored one.
 
-    @property
-    def _others(self) -> list[slice]:
-        """The parts of the axes that a plane does not have."""
-        return [part for axis, part in enumerate(self.index) if axis not in self._layout]
+        Several planes in colour have a fourth sample, which is zero; several grey ones are NaN, and
+        float32 therefore.
 
-    @property
-    def _ndim(self) -> int:
-        return len(self.layer_options["scale"])
+        Parameters
+        ----------
+        block : ndarray
+            A restored plane, with all axes of the data and perhaps colours.
+        """
+        shape = list(block.shape)
+        for axis in self.walked:
+            shape[axis] = _size(self.index[axis])
+        if len(self.planes) == 1:
+            return np.zeros(shape, block.dtype)
+        if self.in_colour(block):
+            return np.zeros((*shape[:-1], 4), block.dtype)
+        return np.full(shape, np.nan, np.float32)
 
-    def read(self, steps: Sequence[int]) -> NDArray[Any]:
-        """Compute a plane with its margin: rows, columns and colours in the order of the data."""
-        return np.asarray(self._data[self.source(steps)])
+    def in_colour(self, block: NDArray[Any]) -> bool:
+        """Whether a layer with such a restored plane is in colour."""
+        return block.ndim > len(self.layer_options["scale"])
 
-    def blank(self, plane: NDArray[Any]) -> NDArray[Any]:
-        """Return an empty array for all planes that are like a restored one."""
-        shape = [_size(part) for part in self.index]
-        for axis, size in zip(self._layout, plane.shape, strict=False):
-            shape[axis] = size
-        # The colours of a mosaic have no axis in its own data.
-        return np.zeros((*shape, *plane.shape[len(self._layout) :]), plane.dtype)
-
-    def options_for(self, plane: NDArray[Any]) -> dict[str, Any]:
+    def options_for(self, block: NDArray[Any]) -> dict[str, Any]:
         """Return `layer_options` for a result whose planes have any size and cover the part."""
-        start = np.array([float(part.start) for part in self.index[: self._ndim]])
-        step = np.ones(self._ndim)
+        ndim = len(self.layer_options["scale"])
+        start = np.array([float(part.start) for part in self.index[:ndim]])
+        step = np.ones(ndim)
         for axis in self.axes:
-            step[axis] = _size(self.index[axis]) / plane.shape[self._layout.index(axis)]
+            step[axis] = _size(self.index[axis]) / block.shape[axis]
         options = self.layer_options
-        rgb = self.rgb or plane.ndim > len(self._layout)
+        rgb = self.in_colour(block)
         if rgb:
             options = {k: v for k, v in options.items() if k not in _GREY_OPTIONS}
         # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
@@ -214,6 +220,7 @@ def select(
     data = full_resolution(layer)
     axes = axes or plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
+    shown = [axis for axis in range(layer.ndim) if axis not in (*axes, *along, colours)]
     index = [
         slice(0, size) if axis in (*axes, *along, colours) else _step(position[axis], size)
         for axis, size in enumerate(data.shape[: layer.ndim])
@@ -238,6 +245,8 @@ def select(
         colours,
         (around[0], around[1]),
         _layer_options(layer),
+        layer,
+        _beyond(layer, data.shape, position, shown),
         data,
         to_physical,
     )
@@ -341,6 +350,25 @@ def long_axes(layer: Image, without: Collection[int] = (), least: int = 2) -> di
     }
 
 
+def colour_axes(layer: Image, without: Collection[int]) -> dict[int, str]:
+    """Return the axes that may hold red, green and blue, with their labels.
+
+    They are 3 long and labelled as channels, or first or last and not labelled. What is measured in
+    units of time or length is neither.
+    """
+    shape = full_resolution(layer).shape
+    return {
+        axis: label
+        for axis, label in long_axes(layer, without).items()
+        if shape[axis] == 3
+        and (
+            label.lower() in CHANNEL_LABELS
+            or (axis in (0, layer.ndim - 1) and re.fullmatch(r"(axis )?-?\d+", label))
+        )
+        and not any((1 * layer.units[axis]).check(kind) for kind in ("[time]", "[length]"))
+    }
+
+
 def renew(layer: Image, data: NDArray[Any], options: dict[str, Any]) -> bool:
     """Give a layer other data and options, which is quicker than to make another layer.
 
@@ -376,6 +404,13 @@ def _size(part: slice) -> int:
     return int(part.stop - part.start)
 
 
+def _minus(step: Any, start: int) -> Any:
+    """Count a step from another one; it may be a name."""
+    if isinstance(step, str):
+        return f"{step} - {start}" if start else step
+    return step - start
+
+
 def _middle(part: slice, most: int) -> slice:
     excess = max(0, _size(part) - most)
     return slice(part.start + excess // 2, part.stop - (excess - excess // 2))
@@ -396,9 +431,20 @@ def _into(layer: Image, shapes: Shapes, vertex: NDArray[Any]) -> NDArray[Any]:
 
 
 def _step(position: float, size: int) -> slice:
-    # A slider may stand beyond a layer that is shorter than another one.
     start = int(np.clip(position, 0, size - 1))
     return slice(start, start + 1)
+
+
+def _beyond(layer: Image, shape: Sequence[int], position: Any, axes: Collection[int]) -> str:
+    """Say which planes are taken where sliders are beyond a layer, as another one is longer."""
+    ends = [
+        f"its {'last' if position[axis] > 0 else 'first'} plane along {layer.axis_labels[axis]}, "
+        f"number {shape[axis] if position[axis] > 0 else 1},"
+        for axis in axes
+        if not 0 <= position[axis] < shape[axis]
+    ]
+    verb = "is" if len(ends) == 1 else "are"
+    return f"The slider is beyond the image: {' and '.join(ends)} {verb} taken." if ends else ""
 
 
 def _physical_transform(layer: Image) -> Callable[[Any], Any]:

@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import Field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from magicgui.widgets import (
-    ComboBox,
-    Container,
-    FileEdit,
-    Label,
-    LineEdit,
-    ProgressBar,
-    PushButton,
-    SpinBox,
-    Widget,
-)
+import numpy as np
+from magicgui.widgets import ComboBox, Container, FileEdit, ProgressBar, PushButton, Widget
 from numpy.typing import NDArray
 from psygnal import Signal
-from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QApplication, QLabel, QSizePolicy
-from superqt import QCollapsible
+from qtpy.QtWidgets import QApplication
 
+from ..errors import DmspError
+from ..plan import forecast
 from ..priors import prior_files
-from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
+from ..settings import AUTO_MASK, Option, Settings, options
+from ..windows import MIN_SIDE
+from .form import (
+    AUTO,
+    LayerChoice,
+    Offers,
+    Scroll,
+    fold,
+    form,
+    in_panel_words,
+    option_widget,
+    read_option,
+    row,
+    text_line,
+)
 from .layers import (
     Axes,
     Region,
-    full_resolution,
+    colour_axes,
     long_axes,
     plane_axes,
-    renew,
     select,
     shape_region,
     visible_region,
 )
+from .masks import LayerMask
 from .own_priors import priors_changed
-from .preferences import DEVICES, OUTPUTS, TILES, read_preferences
+from .preferences import OUTPUTS, read_preferences
+from .psf import PsfChoice, is_psf
+from .report import duration, tell
+from .result import Result
 from .script import Call, LayerPsf, ShapedPsf, Steps, describe
-from .worker import Done, Outcome, Progress, Runner
+from .worker import Done, Outcome, Progress, Runner, best_device
 
 if TYPE_CHECKING:
     import napari
@@ -56,12 +63,16 @@ SECONDS_PER_MEGAPIXEL = 1.5
 TELL_SECONDS = 2.0
 # Sides of what Preview restores at most: a few seconds' work.
 PREVIEW = 512
-# What surrounds a region restores its edges as well as its middle.
-MARGIN = 24
+# Steps of the bar: Qt counts to 2**31 only.
+BAR = 1000
 
 WHOLE, VISIBLE = "whole image", "visible area"
+NO_MASK, BAD_PIXELS = "none", "NaN and saturated pixels"
 OWN_PRIOR = "from a file"
-LABEL_WIDTH = 88
+# Options whose widgets are more than a text or a choice.
+SPECIAL = ("mask", "prior", "psf")
+# What the user can change of a chosen layer, so that the plan changes.
+LAYER_EVENTS = ("data", "name", "scale", "translate", "affine", "units", "axis_labels")
 
 # What is shown, and axes of a layer.
 AxesChoice = tuple[str, tuple[int, ...]]
@@ -70,8 +81,7 @@ AxesChoice = tuple[str, tuple[int, ...]]
 class RunPanel(Container[Widget]):
     """Chooses an image, runs a task on it beside the viewer and shows the result as a layer.
 
-    A task derives from it and defines `task`, `result_title`, `task_widgets` and
-    `task_arguments`; the others of the first section serve the forecast and the region.
+    A task derives from it and names its settings, from which most widgets are made.
 
     Parameters
     ----------
@@ -89,15 +99,7 @@ class RunPanel(Container[Widget]):
     """
 
     finished = Signal(object)
-    task: ClassVar[str]
-    result_title: ClassVar[str]
-    # By method, as in `core.job`, which cannot be asked without loading torch.
-    evaluations: ClassVar[dict[str, int]] = {"annealed": 24, "sgd": 300}
-    # Pixels around a region; multiples of pixels that a region begins at.
-    margin: ClassVar[int] = 0
-    align: ClassVar[int] = 1
-    # Whether it can restore colours.
-    colours: ClassVar[bool] = True
+    kind: ClassVar[type[Settings]]
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
@@ -105,12 +107,14 @@ class RunPanel(Container[Widget]):
         self._preferences = read_preferences()
         self._runner = Runner(self._show_progress, self._show_done, self._show_outcome)
         self._call: Call | None = None
-        self._done: dict[Steps, dict[str, Any]] = {}
-        self._layer: Image | None = None
+        self._result: Result | None = None
+        self._done: dict[Steps, dict[str, Any] | None] = {}
+        self._psfs: list[NDArray[np.float32]] = []
         self._previews = False
         self._preview_layer: Image | None = None
-        self._name = ""
         self._told = 0.0
+        self._reported: tuple[Any, ...] = ()
+        self._followed: set[Layer] = set()
         self._seconds_per_megapixel: float | None = None
         self.script = ""
 
@@ -121,46 +125,42 @@ class RunPanel(Container[Widget]):
             tooltip=f"Restore the middle of the visible area, {PREVIEW} pixels wide.",
         )
         self._run_button = PushButton(text="Run")
-        self._stop_button = PushButton(text="Stop and keep", enabled=False)
-        self._cancel_button = PushButton(text="Cancel", enabled=False)
+        self._stop_button = PushButton(text="Stop and keep", visible=False)
+        self._cancel_button = PushButton(text="Cancel", visible=False)
         self._script_button = PushButton(
             text="Copy as Python",
             tooltip="Copy a script that gives the last result once more.",
             visible=False,
         )
         self._plan, self._report = text_line(), text_line()
-        self._bar = ProgressBar(visible=False)
+        self._bar = ProgressBar(visible=False, max=BAR)
+        idle = [self._preview_button, self._run_button, self._script_button]
+        busy = [self._stop_button, self._cancel_button]
         super().__init__(
-            widgets=[
-                self.inputs,
-                row([self._preview_button, self._run_button]),
-                row([self._stop_button, self._cancel_button]),
-                self._plan,
-                self._bar,
-                self._report,
-                self._script_button,
-            ],
-            labels=False,
+            widgets=[row([*idle, *busy]), self._plan, self._bar, self._report], labels=False
         )
-        self.native.layout().addWidget(_fold("Advanced", self.advanced))
+        layout = self.native.layout()
+        layout.insertWidget(0, Scroll([self.inputs.native, fold("Advanced", self.advanced.native)]))
+        layout.setSpacing(4)
 
         active = self._viewer.layers.selection.active
-        if active in self._image.choices and active.visible:
+        if active in self.image_layers() and active.visible:
             self._image.value = active
         self._connect()
         self.refresh()
 
     def _input_widgets(self) -> list[Widget]:
-        self._image = ComboBox(name="image", label="Image", choices=self.image_layers)
-        self._noise = optional_number(
-            "noise",
-            "Noise σ",
-            "Standard deviation of the noise in the image's units; empty estimates it.",
-        )
-        self._region = ComboBox(
+        self._image = LayerChoice(self._images, name="image", label="Image")
+        self._options = {
+            each.name: (each, about, self._option_widget(each, about))
+            for each, about in options(self.kind)
+            if about.label and each.name not in SPECIAL
+        }
+        self._psf = PsfChoice(self) if hasattr(self.kind, "psf") else None
+        self._region = LayerChoice(
+            self._regions,
             name="region",
             label="Region",
-            choices=self._regions,
             tooltip="All of the image, what is on screen, or the rectangle drawn in a shapes "
             "layer that is selected there or was drawn last.",
         )
@@ -186,41 +186,26 @@ class RunPanel(Container[Widget]):
         # Here, so that it is before `refresh`, which is called for all that is returned.
         for choice in (self._image, self._axes, self._channels):
             choice.changed.connect(self._offer_axes)
-        choices = [self._region, self._axes, self._channels, self._planes]
-        return [self._image, *self.task_widgets(), self._noise, *choices]
+        psf = self._psf.widgets if self._psf is not None else ()
+        own = self._option_widgets(folded=False)
+        return [self._image, *psf, *own, self._region, self._planes]
 
     def _advanced_widgets(self) -> list[Widget]:
+        self._mask = LayerChoice(
+            self._masks,
+            name="mask",
+            label="Mask",
+            tooltip="Pixels that are missing or unreliable, painted in a labels layer or drawn in "
+            "a shapes layer: they are restored from what surrounds them.",
+        )
         self._prior = ComboBox(
             name="prior",
             label="Prior",
-            choices=lambda _: ["auto", *prior_files(), OWN_PRIOR],
+            choices=lambda _: [AUTO, *prior_files(), OWN_PRIOR],
             tooltip="What the image should look like; auto chooses by its colours and its look.",
         )
         self._prior_file = FileEdit(name="prior_file", label="File", filter="*.safetensors")
         self._prior_file.choose_btn.text = "…"
-        self._method = ComboBox(name="method", label="Method", choices=list(self.evaluations))
-        self._evaluations = optional_number(
-            "evaluations",
-            "Evaluations",
-            "How often the prior is evaluated; the time grows with it.",
-        )
-        self._seed = SpinBox(name="seed", label="Seed", max=2**31 - 1)
-        self._device = ComboBox(
-            name="device",
-            label="Device",
-            choices=list(DEVICES),
-            value=self._preferences.device,
-        )
-        self._tile = ComboBox(
-            name="tile",
-            label="Tile",
-            choices=list(TILES),
-            value=self._preferences.tile,
-            tooltip="Side in pixels of what the network takes at once; less needs less memory.",
-        )
-        self._background = optional_number(
-            "background", "Background", "Intensity of black in the image's units."
-        )
         self._output = ComboBox(
             name="output",
             label="Output",
@@ -229,16 +214,26 @@ class RunPanel(Container[Widget]):
             tooltip="Type of the pixels of grey results; colours always keep theirs.",
         )
         return [
+            self._mask,
+            self._axes,
+            self._channels,
+            *self.more_widgets(),
             self._prior,
             self._prior_file,
-            self._method,
-            self._evaluations,
-            self._seed,
-            self._device,
-            self._tile,
-            self._background,
+            *self._option_widgets(folded=True),
             self._output,
         ]
+
+    def _option_widget(self, each: Field[Any], about: Option) -> Any:
+        widget: Any = option_widget(each, about)
+        if each.name in ("device", "tile"):
+            widget.value = getattr(self._preferences, each.name)
+        elif each.name == "scale":
+            widget.value = 2
+        return widget
+
+    def _option_widgets(self, folded: bool) -> list[Widget]:
+        return [widget for _, about, widget in self._options.values() if about.folded == folded]
 
     def _connect(self) -> None:
         self._preview_button.changed.connect(self.preview)
@@ -259,52 +254,36 @@ class RunPanel(Container[Widget]):
         self.native_parent_changed.connect(self._cancel_without_dock)
         self._runner.close_with(self.native)
 
-    # What a task says.
+    # What a task may add.
 
-    def task_widgets(self) -> list[Widget]:
-        """Make the inputs of the task, once."""
-        raise NotImplementedError
+    def more_widgets(self) -> list[Widget]:
+        """Make further widgets that are no options of the task, once."""
+        return []
 
-    def task_arguments(self) -> dict[str, Any]:
-        """Return the choices that only this task has, as arguments of the core.
-
-        Raises
-        ------
-        ValueError
-            If the task cannot be run; the message says what to choose.
-        """
-        raise NotImplementedError
-
-    def psf(self) -> ShapedPsf | LayerPsf | None:
-        """Return the point spread function, if the task has one and it is known."""
-        return None
-
-    def result_options(self) -> dict[str, bool]:
-        """Return what else the `Call` must know of how the result is shown."""
-        return {}
-
-    def magnification(self) -> float:
-        """Return how much longer the sides of the result are."""
-        return 1.0
-
-    def remark(self) -> str:
-        """Return a sentence for the forecast, or nothing."""
-        return ""
+    @property
+    def developed(self) -> bool:
+        """Whether linear colours are balanced and encoded."""
+        return False
 
     # What the user does.
 
-    def image_layers(self, _: object = None) -> list[Image]:
+    def image_layers(self) -> list[Image]:
         """Return the image layers of the viewer, point spread functions last."""
         from napari.layers import Image
 
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
         return sorted(layers, key=is_psf)
 
-    def shapes_layers(self) -> list[tuple[str, Layer]]:
+    def shapes_layers(self) -> Offers:
         """Return the names and the layers in which something can be drawn."""
         from napari.layers import Shapes
 
         return [(layer.name, layer) for layer in self._viewer.layers if isinstance(layer, Shapes)]
+
+    @property
+    def image_choice(self) -> LayerChoice:
+        """The widget of the layer to restore."""
+        return self._image
 
     @property
     def image(self) -> Image | None:
@@ -323,6 +302,14 @@ class RunPanel(Container[Widget]):
         """Whether a run goes on."""
         return self._runner.running
 
+    def psf(self) -> ShapedPsf | LayerPsf | None:
+        """Return the point spread function, or None if it is unknown or there is none."""
+        return None if self._psf is None else self._psf.read()
+
+    def magnification(self) -> float:
+        """Return how much longer the sides of the result are."""
+        return float(self._read("scale")) if "scale" in self._options else 1.0
+
     def run(self) -> None:
         """Start a run, unless one goes on or something is missing."""
         self._start(preview=False)
@@ -334,21 +321,19 @@ class RunPanel(Container[Widget]):
     def stop(self) -> None:
         """End the run after the current evaluation and keep its estimate."""
         self._runner.stop()
-        self._report.value = "Stopping after this evaluation …"
-        self.refresh()
+        self._say("Stopping after this evaluation …")
 
     def cancel(self) -> None:
         """End the run within the current evaluation and drop its estimate."""
         self._runner.cancel()
-        self._report.value = "Cancelling …"
-        self.refresh()
+        self._say("Cancelling …")
 
     def copy_script(self) -> None:
         """Copy the script of the last result to the clipboard."""
         clipboard = QApplication.clipboard()
         assert clipboard is not None
         clipboard.setText(self.script)
-        self._report.value = "Copied: a script that gives the last result once more."
+        self._say("Copied: a script that gives the last result once more.")
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that the viewer has now."""
@@ -359,28 +344,68 @@ class RunPanel(Container[Widget]):
             self._offer_layers()
 
     def _offer_layers(self) -> None:
-        super().reset_choices()
-        self.refresh()
+        if not self._runner.closed:
+            for part in (self.inputs, self.advanced):
+                part.reset_choices()
+            self.refresh()
 
     def refresh(self, *_: Any) -> None:
         """Say what Run will do, or why it cannot be pressed."""
         if self._runner.closed:
             return
-        running, forecast, problem = self.running, "", ""
+        running, ahead, problem = self.running, "", ""
         try:
-            forecast = self._forecast(self._make_call(preview=False))
+            ahead = self._forecast(self._make_call(preview=False))
         except ValueError as error:
-            problem = str(error)
+            problem = in_panel_words(str(error), self.kind)
+        if not running and self._report.value and self._reported != self._choices():
+            # It is about an image or choices that were.
+            self._report.value = ""
         self._run_button.enabled = self._preview_button.enabled = not running and not problem
         self._stop_button.enabled = self._cancel_button.enabled = (
             running and not self._runner.ending
         )
-        self._plan.value = problem or forecast
+        for button in (self._run_button, self._preview_button):
+            button.visible = not running
+        for button in (self._stop_button, self._cancel_button):
+            button.visible = running
+        self._plan.value, self._plan.visible = problem or ahead, not running
         self._report.visible = bool(self._report.value)
-        self._script_button.visible = bool(self.script)
+        self._script_button.visible = bool(self.script) and not running
         for choice in (self._axes, self._channels, self._planes):
             choice.visible = len(choice.choices) > 1
         self._prior_file.visible = self._prior.value == OWN_PRIOR
+        if self._psf is not None:
+            self._psf.show()
+        if "psf_size" in self._options:
+            self._options["psf_size"][2].visible = self._psf_is_unknown()
+        self._follow_layers()
+
+    def _say(self, text: str) -> None:
+        """Report about the choices as they are."""
+        self._report.value, self._reported = text, self._choices()
+        self.refresh()
+
+    def _choices(self) -> tuple[Any, ...]:
+        return tuple(
+            widget.value
+            for part in (self.inputs, self.advanced)
+            for widget in part
+            if hasattr(widget, "value")
+        )
+
+    def _follow_layers(self) -> None:
+        """Look again when the user changes one of the chosen layers."""
+        chosen = [self._image.value, self._region.value, self._mask.value]
+        chosen += self._psf.chosen_layers if self._psf is not None else []
+        layers = {layer for layer in chosen if hasattr(layer, "events")}
+        for layer in layers ^ self._followed:
+            for name in LAYER_EVENTS:
+                event = getattr(layer.events, name, None)
+                if event is not None:
+                    connect = event.connect if layer in layers else event.disconnect
+                    connect(self.reset_choices)
+        self._followed = layers
 
     def _start(self, preview: bool) -> None:
         from napari.utils.notifications import show_info
@@ -394,33 +419,25 @@ class RunPanel(Container[Widget]):
             self.refresh()
             return
         assert self.image is not None
-        self._done, self._layer, self._previews = {}, None, preview
-        self._name = f"{self.image.name} {'preview' if preview else self.result_title}"
+        self._done, self._psfs, self._previews = {}, [], preview
+        name = f"{self.image.name} {'preview' if preview else self.kind.suffix}"
+        old = self._preview_layer if preview else None
+        self._result = Result(self._viewer, self._call, name, self._runner.in_turns, old)
         self._bar.native.setFormat("")
-        self._bar.value, self._bar.visible = 0, True
         # Not a busy bar: every frame of it makes the canvas be composed anew, too.
-        self._bar.max = 1
-        self._report.value = "Loading the image and the prior …"
-        self._runner.start(self._call.jobs, self._call.convert, self._preferences.live_seconds)
-        self.refresh()
+        self._bar.value, self._bar.visible = 0, True
+        self._runner.start(self._call, self._preferences.live_seconds)
+        self._say("Loading the image and the prior …")
 
     def _make_call(self, preview: bool) -> Call:
         """Freeze the choices, or raise a ValueError that says what is missing."""
         layer, dims = self.image, self._viewer.dims
         if layer is None:
-            raise ValueError("Open an image.")
+            raise DmspError("Choose an image." if self.image_layers() else "Open an image.")
+        if layer.rgb and self.kind.makes_colour:
+            raise DmspError(f"{layer.name!r} has colours already; a mosaic is grey.")
         (colours,) = self._channels.value or (None,)
-        psf = self.psf()
-        arguments = self.task_arguments() | {
-            "noise_sigma": read_number(self._noise),
-            "prior": self._chosen_prior(),
-            "method": self._method.value,
-            "iterations": read_number(self._evaluations, int),
-            "background": read_number(self._background),
-            "seed": self._seed.value,
-            "device": self._device.value,
-            "tile": TILES[self._tile.value],
-        }
+        settings = self._settings()
         selection = select(
             layer,
             dims,
@@ -428,23 +445,54 @@ class RunPanel(Container[Widget]):
             colours=colours,
             region=self._visible_region(PREVIEW) if preview else self._chosen_region(),
             along=() if preview or self._planes.value is None else self._planes.value,
-            margin=self.margin,
-            align=self.align,
+            margin=self.kind.margin,
+            align=self._align(settings),
         )
-        same = self._output.value != OUTPUTS[0]
-        source, options = data_source(layer), self.result_options()
-        return Call(self.task, arguments, selection, source, psf, same, **options)
+        return Call(settings, selection, self._output.value != OUTPUTS[0], self.developed)
+
+    def _settings(self) -> Settings:
+        values = {name: self._read(name) for name in self._options}
+        values |= {"prior": self._chosen_prior(), "mask": self._chosen_mask()}
+        if self._psf is not None:
+            values["psf"] = self.psf()
+        if not self._psf_is_unknown():
+            values.pop("psf_size", None)
+        return self.kind.of(**values)
+
+    def _read(self, name: str) -> Any:
+        each, about, widget = self._options[name]
+        return read_option(self.kind, each, about, widget)
+
+    def _psf_is_unknown(self) -> bool:
+        return self._psf is not None and self.kind.finds_psf and self._psf.is_unknown
+
+    def _align(self, settings: Settings) -> int:
+        """Return of what a region's first row and column must be multiples."""
+        pattern = getattr(settings, "pattern", None)
+        periods = (len(pattern), len(pattern[0])) if isinstance(pattern, list) else ()
+        return math.lcm(self.kind.align, *periods)
 
     def _chosen_prior(self) -> str | None:
         if self._prior.value == OWN_PRIOR:
             file = str(self._prior_file.value or "")
             if not Path(file).is_file():
-                raise ValueError("Choose the file of the prior, or another prior.")
+                raise DmspError("Choose the file of the prior, or another prior.")
             return file
-        return None if self._prior.value == "auto" else str(self._prior.value)
+        return None if self._prior.value == AUTO else str(self._prior.value)
+
+    def _chosen_mask(self) -> Any:
+        mask = self._mask.value
+        if mask is None:
+            raise DmspError("Choose a Mask: its layer was removed.")
+        if mask in (NO_MASK, AUTO_MASK):
+            return None if mask == NO_MASK else AUTO_MASK
+        assert self.image is not None
+        return LayerMask.over(mask, self.image, self._viewer.dims.point)
 
     def _chosen_region(self) -> Region | None:
         assert self.image is not None
+        if self._region.value is None:
+            raise DmspError("Choose a Region: its layer was removed.")
         if self._region.value == WHOLE:
             return None
         if self._region.value == VISIBLE:
@@ -455,8 +503,19 @@ class RunPanel(Container[Widget]):
         assert self.image is not None
         return visible_region(self.image, self._viewer.dims, self.axes, most)
 
-    def _regions(self, _: object = None) -> list[tuple[str, Any]]:
+    # What there is to choose.
+
+    def _images(self) -> Offers:
+        return [(layer.name, layer) for layer in self.image_layers()]
+
+    def _regions(self) -> Offers:
         return [(WHOLE, WHOLE), (VISIBLE, VISIBLE), *self.shapes_layers()]
+
+    def _masks(self) -> Offers:
+        from napari.layers import Labels
+
+        labels = [(layer.name, layer) for layer in self._viewer.layers if isinstance(layer, Labels)]
+        return [(NO_MASK, NO_MASK), (BAD_PIXELS, AUTO_MASK), *labels, *self.shapes_layers()]
 
     def _axes_choices(self, _: object = None) -> list[AxesChoice]:
         if self.image is None:
@@ -469,12 +528,10 @@ class RunPanel(Container[Widget]):
 
     def _channel_choices(self, _: object = None) -> list[AxesChoice]:
         layer, separate = self.image, ("separate planes", ())
-        if layer is None or layer.rgb or not self.colours:
+        if layer is None or layer.rgb or self.kind.makes_colour:
             return [separate]
-        others = long_axes(layer, without=self.axes).items()
-        sizes = full_resolution(layer).shape
-        threes = [(f"colours along {label}", (a,)) for a, label in others if sizes[a] == 3]
-        return [separate, *threes]
+        axes = colour_axes(layer, without=self.axes).items()
+        return [separate, *((f"colours along {label}", (axis,)) for axis, label in axes)]
 
     def _plane_choices(self, _: object = None) -> list[AxesChoice]:
         if self.image is None:
@@ -486,18 +543,19 @@ class RunPanel(Container[Widget]):
 
     def _offer_axes(self, *_: object) -> None:
         """Offer the axes of the image; each choice is of those that the ones before leave."""
+        if self._runner.closed:
+            return
         for choice in (self._axes, self._channels, self._planes):
             choice.reset_choices()
 
+    # What a run will take.
+
     def _forecast(self, call: Call) -> str:
-        selection = call.selection
+        selection, settings, ahead = call.selection, call.settings, forecast(call.plan)
         kind = "grey" if selection.colours is None else "colour"
-        planes = len(selection.planes)
-        megapixels = math.prod(selection.read_shape) * self.magnification() ** 2 / 1e6
-        evaluations = call.arguments["iterations"] or self.evaluations[self._method.value]
         measured = self._seconds_per_megapixel
-        seconds = (measured or SECONDS_PER_MEGAPIXEL) * megapixels * evaluations * planes
-        count, in_all = (f"{planes} planes of ", " in all") if planes > 1 else ("", "")
+        seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.megapixels * ahead.evaluations
+        count, in_all = (f"{ahead.planes} planes of ", " in all") if ahead.planes > 1 else ("", "")
         labels = selection.axis_labels
         if len(labels) > 2:
             rows, columns = (labels[axis] for axis in selection.axes)
@@ -505,34 +563,24 @@ class RunPanel(Container[Widget]):
             if selection.colours is not None and not selection.rgb:
                 along = f", colours along {labels[selection.colours]}"
             count = f"Planes in axes {rows}, {columns}{along}: {count}"
-        device = self._device_name()
+        larger = call.plan.grid.shape
+        output = f" to {larger[0]} × {larger[1]}" if larger != selection.shape else ""
+        device = self._device_name(settings.device)
+        tiles = f" in {ahead.tiles} tiles" if ahead.tiles > 1 else ""
         text = (
-            f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels, "
-            f"{megapixels * planes:.2g} megapixels{in_all}: {_duration(seconds)}"
+            f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels{output}, "
+            f"{ahead.megapixels:.2g} megapixels{in_all}: {duration(seconds)}"
             f"{'' if measured or device == 'the GPU' else ' without a GPU'} and "
-            f"{self._memory(call)} on {device}."
+            f"{ahead.memory / 1e9:.1f} GB{tiles} on {device}."
         )
-        return text + self.remark()
+        if settings.blind:
+            text += " Finding the PSF takes a minute or two more without a GPU."
+        return f"{text} {selection.beyond}".strip()
 
-    def _memory(self, call: Call) -> str:
-        """Say how much memory a plane takes, and in which tiles."""
-        rows, columns = (round(n * self.magnification()) for n in call.selection.read_shape[:2])
-        wanted = call.arguments["tile"]
-        tile = CPU_TILE if wanted == "auto" else wanted
-        channels = 1 if call.selection.colours is None and call.task != "demosaic" else 3
-        needed = BASE_BYTES + memory_bytes((rows, columns), channels, tile)
-        count = math.prod(len(spans(n, tile or n)) for n in (rows, columns))
-        return f"{needed / 1e9:.1f} GB{f' in {count} tiles' if count > 1 else ''}"
-
-    def _device_name(self) -> str:
-        name: str = self._device.value
-        if name == "auto":
-            # To load torch takes seconds, so it is not waited for.
-            core = sys.modules.get("napari_dmsp.core.device")
-            if core is None:
-                return "the best device"
-            name = core.pick_device().type
-        return "the CPU" if name == "cpu" else "the GPU"
+    def _device_name(self, name: str) -> str:
+        if name == AUTO:
+            name = best_device() or "best"
+        return {"best": "the best device", "cpu": "the CPU"}.get(name, "the GPU")
 
     def _follow_camera(self, *_: object) -> None:
         if self._region.value == VISIBLE:
@@ -546,184 +594,85 @@ class RunPanel(Container[Widget]):
 
     def _show_progress(self, progress: Progress) -> None:
         assert self._call is not None
+        assert self._result is not None
         now = time.monotonic()
         if progress.estimate is not None:
-            self._show_plane(progress.plane, progress.estimate)
+            self._result.show(progress.plane, progress.estimate)
         elif now - self._told < TELL_SECONDS:
             return
         self._told = now
         planes = len(self._call.selection.planes)
-        evaluation = progress.plane * progress.total + progress.evaluation
-        total = planes * progress.total
-        left = progress.seconds / evaluation * (total - evaluation)
+        part = (progress.plane + progress.evaluation / progress.total) / planes
+        left = progress.seconds / part * (1 - part)
         # In the bar, which has its size: a label of another text makes the window lay itself
         # out, and every change the canvas be composed anew, which may take long.
         self._bar.native.setFormat(
-            f"{progress.evaluation} of {progress.total}, {_duration(left)} left, "
+            f"{progress.evaluation} of {progress.total}, {duration(left)} left, "
             f"residual {progress.residual:.3g}"
         )
-        self._bar.max, self._bar.value = total, evaluation
-        which = f"plane {progress.plane + 1} of {planes} " if planes > 1 else ""
-        self._report.value = f"Restoring {which}…"
+        self._bar.value = round(BAR * part)
+        if not self._runner.ending:
+            which = f" plane {progress.plane + 1} of {planes}" if planes > 1 else ""
+            doing = "Finding the PSF" if progress.seeks_psf else "Restoring"
+            self._report.value = f"{doing}{' of' if progress.seeks_psf and which else ''}{which} …"
 
     def _show_done(self, done: Done) -> None:
         assert self._call is not None
-        if self._layer is not None and self._layer not in self._viewer.layers:
-            # The user removed the estimate, but not the wish for the result.
-            self._layer = None
-        self._show_plane(done.plane, done.image)
+        assert self._result is not None
+        self._result.show(done.plane, done.block, done=True)
         self._done[self._call.selection.planes[done.plane]] = done.about
-        settings = done.about["settings"]
-        if "psf_size" in settings:
+        if done.about is None:
+            return
+        if "psf_size" in done.about["settings"]:
             assert done.psf is not None
-            name = f"{self._name} PSF"
-            self._viewer.add_image(done.psf, name=name, visible=False)
-            self._viewer.layers.selection.active = self._layer
+            self._psfs.append(done.psf)
         else:
             # A search for the PSF has quicker evaluations than the restoration.
-            size = math.prod(self._call.selection.read_shape) * self.magnification() ** 2
+            ahead = forecast(self._call.plan)
             each = done.about["seconds"] / done.about["evaluations"]
-            self._seconds_per_megapixel = each / size * 1e6
+            self._seconds_per_megapixel = each / ahead.megapixels * ahead.planes
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
-        result = None
+        layer = None
         try:
-            self._show_result(outcome)
-            result = self._layer if self._layer in self._viewer.layers else None
+            layer = self._show_result(outcome)
         finally:
-            self._call = self._layer = None
+            self._call = self._result = None
             self.refresh()
-        self.finished.emit(result)
+        self.finished.emit(layer)
 
-    def _show_result(self, outcome: Outcome) -> None:
-        kept = self._layer is not None and self._layer in self._viewer.layers
+    def _show_result(self, outcome: Outcome) -> Image | None:
+        assert self._call is not None
+        assert self._result is not None
         if outcome.cancelled or not self._done:
-            if kept:
-                self._viewer.layers.remove(self._layer)
-            self._report.value = outcome.error or "Cancelled."
-            return
-        assert self._call is not None
-        done = list(self._done.values())
-        count = sum(about["evaluations"] for about in done)
-        lowest, highest = (f(about["noise_sigma"] for about in done) for f in (min, max))
-        noise = f"{lowest:.3g}" if len(done) == 1 else f"{lowest:.3g} to {highest:.3g}"
-        plural = "" if count == 1 else "s"
-        seconds = sum(about["seconds"] for about in done)
-        text = f"{count} evaluation{plural} in {_duration(seconds)}. Noise σ {noise}."
-        if outcome.left_out:
-            text += f" {len(outcome.left_out)} planes were left empty: {outcome.left_out[0][1]}"
-        if outcome.error is not None:
-            text += f" Not all planes were restored: {outcome.error}"
-        self._report.value = text
-        if self._layer is not None and kept:
-            about = describe(self._call, self._done, self._layer.data)
-            self._layer.metadata = {"napari-dmsp": about}
-            self.script = about["script"]
-
-    def _show_plane(self, plane: int, image: NDArray[Any]) -> None:
-        assert self._call is not None
-        selection = self._call.selection
-        target = selection.target(selection.planes[plane])
-        if self._layer is None:
-            data = selection.blank(image)
-            data[target] = image
-            options = selection.options_for(image) | {"name": self._name}
-            self._layer = self._show_preview(data, options) or self._show_new(data, options)
-        elif self._layer in self._viewer.layers:
-            self._layer.data[target] = image
-            self._layer.refresh()
-
-    def _show_preview(self, data: NDArray[Any], options: dict[str, Any]) -> Image | None:
-        """Show a preview in the layer of the last one, if it can be."""
-        layer = self._preview_layer
-        if not self._previews or layer not in self._viewer.layers:
+            self._result.remove()
+            self._say(in_panel_words(outcome.error or "Cancelled.", self.kind))
             return None
-        if renew(layer, data, options | {"visible": True}):
-            return layer
-        self._viewer.layers.remove(layer)
-        return None
-
-    def _show_new(self, data: NDArray[Any], options: dict[str, Any]) -> Image:
-        from napari.layers import Image
-
-        # To make a layer, to add it and to draw it takes napari too long at once.
-        layer = Image(data, visible=False, **options)
-        self._runner.in_turns(
-            partial(self._viewer.add_layer, layer), partial(setattr, layer, "visible", True)
-        )
-        if self._previews:
-            self._preview_layer = layer
+        layer = self._result.settle()
+        if self._psfs:
+            active = self._viewer.layers.selection.active
+            name = f"{self._result.name} PSF"
+            self._viewer.add_image(_stacked(self._psfs), name=name, visible=False)
+            self._viewer.layers.selection.active = layer or active
+        self._say(in_panel_words(tell(self._call, self._done, outcome), self.kind))
+        if layer is not None:
+            about = describe(self._call, self._done, layer.data)
+            layer.metadata = {"napari-dmsp": about}
+            self.script = about["script"]
+            if self._previews:
+                self._preview_layer = layer
+            self.refresh()
         return layer
 
 
-def is_psf(layer: Image) -> bool:
-    """Whether a layer calls itself a point spread function."""
-    return "psf" in layer.name.lower()
-
-
-def data_source(layer: Image) -> str:
-    """Return the full data of a layer as Python in the console of napari."""
-    return f"viewer.layers[{layer.name!r}].data{'[0]' if layer.multiscale else ''}"
-
-
-def optional_number(name: str, label: str, tooltip: str) -> LineEdit:
-    """Make an input for a number, where nothing means that it is chosen automatically."""
-    edit = LineEdit(name=name, label=label, tooltip=tooltip)
-    edit.native.setPlaceholderText("auto")
-    return edit
-
-
-def read_number(edit: LineEdit, kind: type[float] = float) -> float | None:
-    """Return the number in an `optional_number`, or None; raise a ValueError for anything else."""
-    text = edit.value.strip()
-    if text in ("", "auto"):
-        return None
-    try:
-        return kind(text)
-    except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise ValueError(f"{edit.label}: {text!r} is not a {what}; empty means auto.") from None
-
-
-def form(widgets: Sequence[Widget]) -> Container[Widget]:
-    """Make a column of widgets with their labels."""
-    form: Container[Widget] = Container()
-    form.margins = (0, 0, 0, 0)
-    form.extend(widgets)
-    # magicgui measures the labels before the viewer's style makes them wider.
-    for label in form.native.findChildren(QLabel):
-        label.setMinimumWidth(LABEL_WIDTH)
-    return form
-
-
-def row(widgets: Sequence[Widget]) -> Container[Widget]:
-    """Make a row of widgets without labels."""
-    row: Container[Widget] = Container(widgets=widgets, layout="horizontal", labels=False)
-    row.margins = (0, 0, 0, 0)
-    return row
-
-
-def _fold(title: str, content: Container[Widget]) -> QCollapsible:
-    # The arrow is part of the text: the icon would be black in the dark theme too.
-    fold = QCollapsible(f"▸ {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
-    fold.toggled.connect(lambda opened: fold.setText(f"{'▾' if opened else '▸'} {title}"))
-    fold.addWidget(content.native)
-    layout = fold.layout()
-    assert layout is not None
-    layout.setContentsMargins(0, 0, 0, 0)
-    return fold
-
-
-def text_line() -> Label:
-    """Make a line that breaks where the panel ends."""
-    label = Label(value="")
-    label.native.setWordWrap(True)
-    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
-    return label
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "under 1 s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _stacked(psfs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the only one, or all in frames of one size about their centres."""
+    if len(psfs) == 1:
+        return psfs[0]
+    frame = np.max([psf.shape for psf in psfs], axis=0)
+    stack = np.zeros((len(psfs), *frame), np.float32)
+    for plane, psf in zip(stack, psfs, strict=True):
+        top, left = (frame - psf.shape) // 2
+        plane[top : top + psf.shape[0], left : left + psf.shape[1]] = psf
+    return stack

@@ -6,17 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+from ..settings import DEVICES, Settings, options
+
 OUTPUTS = ("float32", "same as input")
-# What the core calls tiles of "auto", so many pixels, and None.
-TILES: dict[str, int | str | None] = {
-    "auto": "auto",
-    "512": 512,
-    "1024": 1024,
-    "2048": 2048,
-    "whole image": None,
-}
 MIN_LIVE_SECONDS = 0.25
+TILES = {each.name: about.choices for each, about in options(Settings)}["tile"]
 
 
 @dataclass(frozen=True)
@@ -25,17 +19,17 @@ class Preferences:
 
     Attributes
     ----------
-    device : {"auto", "cpu", "cuda", "mps"}
+    device : str
         Where to compute.
     tile : str
-        One of `TILES`: how much the prior takes at once.
+        How much the prior takes at once, as it is typed.
     output : {"float32", "same as input"}
         Data type of the results.
     live_seconds : float
         Time between two live estimates, at least 0.25.
     """
 
-    device: str = DEVICES[0]
+    device: str = "auto"
     tile: str = "auto"
     output: str = OUTPUTS[0]
     live_seconds: float = MIN_LIVE_SECONDS
@@ -57,7 +51,7 @@ def read_preferences() -> Preferences:
     if not isinstance(seconds, int | float) or not MIN_LIVE_SECONDS <= seconds < math.inf:
         seconds = MIN_LIVE_SECONDS
     return Preferences(
-        device if device in DEVICES else DEVICES[0],
+        device if device in DEVICES else "auto",
         tile if tile in TILES else "auto",
         output if output in OUTPUTS else OUTPUTS[0],
         float(seconds),

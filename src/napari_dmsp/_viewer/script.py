@@ -1,19 +1,24 @@
-"""Calls of the core, frozen: to be made in another thread, and written down as Python. No Qt."""
+"""Restorations, frozen: to be made in another thread, and written down as Python. No Qt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..plan.axes import CHANNEL_NAMES, ArraySource, Axes
+from ..plan.parts import Plan
+from ..settings import Photons, Settings
+from ..windows import Grid
 from .layers import Selection
+from .masks import LayerMask, MaskSource
 
 if TYPE_CHECKING:
-    from ..core import Job
+    from napari.layers import Image, Layer
 
 Steps = tuple[int, ...]
 
@@ -26,22 +31,27 @@ class ShapedPsf:
     sizes: tuple[Any, ...]
 
     def make(self) -> NDArray[Any]:
-        """Compute it."""
-        from ..core import psf
-
-        kernel: NDArray[Any] = getattr(psf, self.function)(*self.sizes)
-        return kernel
+        """Compute it, which takes no torch."""
+        return _shaped(self)
 
     def code(self) -> str:
         """Write it down."""
         return f"{self.function}({', '.join(map(repr, self.sizes))})"
 
 
+@lru_cache(8)
+def _shaped(psf: ShapedPsf) -> NDArray[Any]:
+    from ..core import psf as functions
+
+    kernel: NDArray[Any] = getattr(functions, psf.function)(*psf.sizes)
+    return kernel
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPsf:
-    """The point spread function in the data of a layer, which ``source`` gives in the console."""
+    """The point spread function in a layer, with its data as they were at the start."""
 
-    source: str
+    layer: Image
     data: Any = field(repr=False)
 
     def make(self) -> NDArray[Any]:
@@ -51,114 +61,139 @@ class LayerPsf:
 
     def code(self) -> str:
         """Write it down."""
-        return f"np.asarray({self.source}).reshape({tuple(map(int, self.data.shape[-2:]))})"
+        shape = tuple(map(int, self.data.shape[-2:]))
+        return f"np.asarray({data_source(self.layer)}).reshape({shape})"
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A call of `deblur`, `superres` or `demosaic` for the planes of a layer.
+    """The restoration of planes of a layer.
 
     Attributes
     ----------
-    task : str
-        Which of them.
-    arguments : dict
-        Plain values by name, without the image.
+    settings : Settings
+        The task and its options; `ShapedPsf`, `LayerPsf` and `LayerMask` stand for the arrays that
+        they make.
     selection : Selection
         The planes.
-    source : str
-        The layer's data, as Python in the console of napari.
-    psf : ShapedPsf or LayerPsf, optional
-        The point spread function; None finds it, where the task has one.
     same_dtype : bool
         Whether grey results get the type of the layer; otherwise they stay float32.
     developed : bool
         Whether the linear colours of a mosaic are balanced and encoded.
     """
 
-    task: str
-    arguments: dict[str, Any]
+    settings: Settings
     selection: Selection
-    source: str
-    psf: ShapedPsf | LayerPsf | None = None
     same_dtype: bool = False
     developed: bool = False
 
     @property
-    def jobs(self) -> list[Callable[[], Job]]:
-        """For every plane, a function that reads it and prepares its job."""
-        return [partial(self._prepare, steps) for steps in self.selection.planes]
+    def psf(self) -> ShapedPsf | LayerPsf | None:
+        """The point spread function, if the task has one and it is known."""
+        return getattr(self.settings, "psf", None)
 
-    def _prepare(self, steps: Steps) -> Job:
-        # Imported in the thread that restores: to load torch takes seconds.
-        from .. import core
+    @property
+    def factor(self) -> float:
+        """How much longer the sides of the result are."""
+        return float(getattr(self.settings, "scale", 1))
 
-        arguments = self.arguments | {"prior": self._prior}
-        if self.selection.channel_axis is not None:
-            arguments["channel_axis"] = self.selection.channel_axis
-        if self.psf is not None:
-            arguments["psf"] = self.psf.make()
-        job: Job = getattr(core, f"prepare_{self.task}")(self.selection.read(steps), **arguments)
-        return job
+    @property
+    def source(self) -> str:
+        """The layer's data, as Python in the console of napari."""
+        return data_source(self.selection.layer)
 
     @cached_property
-    def _prior(self) -> str | None:
-        """The prior for all planes, chosen by the one in the middle if the user chose none."""
-        from ..core.inputs import default_prior, is_fluorescence
+    def plan(self) -> Plan:
+        """The plan, but for the point spread function, which `ready` computes."""
+        selection, settings = self.selection, self.settings
+        source = ArraySource.of(selection.data, selection.window)
+        named = [
+            axis
+            for axis in selection.walked
+            if selection.axis_labels[axis].lower() in CHANNEL_NAMES
+        ]
+        axes = Axes(source.shape, *selection.axes, selection.colours, named[0] if named else None)
+        mask = None
+        if settings.mask is not None:
+            layer = settings.mask if isinstance(settings.mask, LayerMask) else None
+            mask = MaskSource(layer, selection.data, selection.window, selection.axes)
+        same = selection.rgb or self.same_dtype
+        return Plan.of(
+            settings.replace(mask=None),
+            source,
+            axes,
+            grid=Grid.inner(axes.size, selection.inner, self.factor),
+            mask=mask,
+            dtype="input" if same and not settings.makes_colour else None,
+        )
 
-        planes, chosen = self.selection.planes, self.arguments["prior"]
-        coloured = self._is_mosaic or self.selection.colours is not None
-        if chosen is not None or len(planes) == 1 or coloured:
-            return chosen
-        middle = self.selection.read(planes[len(planes) // 2])
-        return default_prior(1, is_fluorescence(middle[None].astype(np.float64)))
+    def ready(self) -> Plan:
+        """Return the plan as it is run; not in the GUI thread, for it may compute."""
+        if self.psf is None:
+            return self.plan
+        return replace(self.plan, task=self.plan.task.replace(psf=self.psf.make()))
 
-    def convert(self, image: NDArray[np.float32], settings: dict[str, Any]) -> NDArray[Any]:
-        """Cut the margin off a restored plane and give it a type that the viewer shows rightly."""
-        if self.selection.has_margin:
-            image = image[self.selection.inner]
-        if self._is_mosaic:
-            # The viewer takes colours as 0..1, or as integers of full range.
-            low, high = settings["background"], settings["white"]
-            colours = np.clip((image - low) / (high - low), 0, 1)
-            if not self.developed:
-                return colours
-            from ..core.mosaic import develop
+    def convert(self, block: NDArray[Any], record: dict[str, Any] | None) -> NDArray[Any]:
+        """Give colours of a mosaic the range that the viewer shows: 0 to 1.
 
-            return develop(colours)
-        if self._integers is not None:
-            limits = self._integers
-            return np.clip(np.rint(image), limits.min, limits.max).astype(limits.dtype)
-        return image
+        Parameters
+        ----------
+        block : ndarray
+            What the plan writes.
+        record : dict or None
+            Settings of the restoration; None for a plane that was left as it is.
+        """
+        if not self.settings.makes_colour:
+            return block
+        if record is None:
+            return np.zeros_like(block)
+        low, high = record["background"], record["white"]
+        colours = np.clip((block - low) / (high - low), 0, 1)
+        if not self.developed:
+            return colours
+        from ..core.mosaic import develop
 
-    def conversion_code(self, settings: dict[str, Any]) -> list[str]:
-        """Write `convert` down, but for the type, which the array gives."""
-        lines = []
-        if self.selection.has_margin:
-            lines.append(f"image = image[{_write(self.selection.inner)}]")
-        if self._is_mosaic:
-            low, high = settings["background"], settings["white"]
+        return develop(colours)
+
+    def conversion_code(self, record: dict[str, Any], result: NDArray[Any]) -> list[str]:
+        """Write down what becomes of a restored plane; the array of the result gives the type."""
+        lines, selection = [], self.selection
+        if selection.has_margin:
+            crop = dict(zip(selection.axes, self.plan.parts[0].crop, strict=True))
+            read = [axis for axis in range(len(selection.index)) if axis not in selection.walked]
+            inner = _write([crop.get(axis, slice(None)) for axis in read])
+            lines.append(f"image = image[{inner}]")
+        if self.settings.makes_colour:
+            low, high = record["background"], record["white"]
             lines.append(f"image = np.clip((image - {low}) / ({high} - {low}), 0, 1)")
             if self.developed:
                 lines.append("image = develop(image)")
-        elif self._integers is not None:
-            limits = self._integers
-            lines.append(f"image = np.clip(np.rint(image), {limits.min}, {limits.max})")
+        elif result.dtype.kind in "ui":
+            lines.append("image = fit_dtype(image, restored.dtype)")
+        if self.has_alpha(result):
+            opaque = opacity(result.dtype)
+            lines.append(f"image = np.concatenate([image, 0 * image[..., :1] + {opaque}], axis=-1)")
         return lines
 
-    @property
-    def _integers(self) -> np.iinfo[Any] | None:
-        """Limits of the layer's type, if results are to have it and it has no fractions."""
-        dtype = self.selection.dtype
-        wanted = self.selection.rgb or self.same_dtype
-        return np.iinfo(dtype) if wanted and dtype.kind in "ui" else None
-
-    @property
-    def _is_mosaic(self) -> bool:
-        return self.task == "demosaic"
+    def has_alpha(self, result: NDArray[Any]) -> bool:
+        """Whether planes of a result in colour are transparent."""
+        return self.selection.in_colour(result) and result.shape[-1] == 4
 
 
-def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]) -> dict[str, Any]:
+def data_source(layer: Layer) -> str:
+    """Return the full data of a layer as Python in the console of napari."""
+    finest = "[0]" if getattr(layer, "multiscale", False) else ""
+    return f"viewer.layers[{layer.name!r}].data{finest}"
+
+
+def opacity(dtype: np.dtype[Any]) -> int:
+    """Return the fourth sample of colours that are not transparent."""
+    return int(np.iinfo(dtype).max) if dtype.kind in "ui" else 1
+
+
+def describe(
+    call: Call, done: dict[Steps, dict[str, Any] | None], result: NDArray[Any]
+) -> dict[str, Any]:
     """Say how a result layer came about, as numbers and words.
 
     Parameters
@@ -167,14 +202,15 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
         What was asked for.
     done : dict
         `Restoration.to_dict` of the planes that were restored, by their steps; with "stopped",
-        whether the user ended it early.
+        whether the user ended it early. None for planes that stay as they are.
     result : ndarray
         The data of the layer.
     """
     # Imported late: to load torch takes seconds.
     from ..core.job import describe_planes
 
-    about = describe_planes(list(done.values())) | {
+    about = {} if not any(done.values()) else describe_planes(list(done.values()))
+    about |= {
         "source": call.source,
         "region": [[part.start, part.stop] for part in call.selection.index],
         "axes": list(call.selection.axes),
@@ -182,60 +218,102 @@ def describe(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]
     }
     if len(call.selection.planes) > 1:
         about["planes"] = [list(steps) for steps in done]
+        about["kept"] = [list(steps) for steps, plane in done.items() if plane is None]
     return about
 
 
-def write_script(call: Call, done: dict[Steps, dict[str, Any]], result: NDArray[Any]) -> str:
+def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: NDArray[Any]) -> str:
     """Write a run down as Python that gives the same array, called ``restored``.
 
     The parameters are those of `describe`.
     """
-    settings = next(iter(done.values()))["settings"]
-    names = [f"i{number}" for number in range(len(call.selection.planes[0]))]
-    head = [
-        f"# {call.task} by napari-dmsp {settings['version']} with the prior {settings['prior']!r},",
-        f"# sha256 {settings['prior_sha256']}.",
-        "# For the console of napari; elsewhere, read the layers from their files.",
-        "import numpy as np",
-        f"from napari_dmsp import {call.task}",
-    ]
-    if isinstance(call.psf, ShapedPsf):
-        head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
-    if call.developed:
-        head.append("from napari_dmsp.core.mosaic import develop")
-    head += [
+    restored = {steps: about for steps, about in done.items() if about is not None}
+    transparent = result.dtype.kind == "f" and not call.has_alpha(result)
+    empty = "np.full({}, np.nan, {!r})" if transparent else "np.zeros({}, {!r})"
+    body = [
         "",
         f"data = {call.source}",
-        f"restored = np.zeros({result.shape}, {str(result.dtype)!r})",
+        f"restored = {empty.format(result.shape, str(result.dtype))}",
     ]
-    body = _write_body(call, done, names)
-    if names:
-        head.append(f"for {', '.join(names)}, in {list(done)}:")
-        body = ["    " + line for line in body]
+    for steps in (steps for steps in done if steps not in restored):
+        # A constant plane: the value of its first pixel.
+        where = call.selection.target(steps)
+        first = tuple(
+            slice(0, 1) if axis in call.selection.axes else part for axis, part in enumerate(where)
+        )
+        body.append(f"restored[{_write(where)}] = {result[first].tolist()}")
+    if not restored:
+        return "\n".join(["import numpy as np", *body]) + "\n"
+    record = next(iter(restored.values()))["settings"]
+    task, mask = call.settings.task, call.settings.mask
+    head = [
+        f"# {task} by napari-dmsp {record['version']} with the prior {record['prior']!r},",
+        f"# sha256 {record['prior_sha256']}.",
+        "# For the console of napari; elsewhere, read the layers from their files.",
+        "import numpy as np",
+        f"from napari_dmsp import {task}",
+    ]
+    if isinstance(call.settings.noise, Photons):
+        head.append("from napari_dmsp.settings import Photons")
+    if isinstance(call.psf, ShapedPsf):
+        head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
+    if isinstance(mask, LayerMask):
+        head.append("from napari_dmsp._viewer.masks import LayerMask")
+        layers = (f"viewer.layers[{each.name!r}]" for each in (mask.layer, mask.image))
+        body.append(f"mask = LayerMask.over({', '.join(layers)}, {mask.point})")
+    if call.developed:
+        head.append("from napari_dmsp.core.mosaic import develop")
+    if result.dtype.kind in "ui":
+        head.append("from napari_dmsp.dtypes import fit_dtype")
+    names = [f"i{number}" for number in range(len(call.selection.walked))]
+    for alike in _alike(restored):
+        lines = _write_plane(call, {steps: restored[steps] for steps in alike}, names, result)
+        if names:
+            body.append(f"for {', '.join(names)}, in {alike}:")
+            lines = ["    " + line for line in lines]
+        body += lines
     return "\n".join(head + body) + "\n"
 
 
-def _write_body(call: Call, done: dict[Steps, dict[str, Any]], names: list[str]) -> list[str]:
-    """Write down what happens to one plane, whose steps have ``names``."""
-    last, about = list(done.items())[-1]
-    settings = about["settings"]
-    arguments = call.arguments | {name: settings[name] for name in ("device", "tile")}
-    if arguments["prior"] is None:
-        arguments["prior"] = settings["prior"]
-    # None is what all others have by default.
-    written = [f"{k}={v!r}" for k, v in arguments.items() if v is not None or k == "tile"]
-    if call.selection.channel_axis is not None:
-        written.append(f"channel_axis={call.selection.channel_axis}")
+def _alike(restored: dict[Steps, dict[str, Any]]) -> list[list[Steps]]:
+    """Group planes that had the same prior and, if mosaics, the same levels."""
+    groups: dict[tuple[Any, ...], list[Steps]] = {}
+    for steps, about in restored.items():
+        record = about["settings"]
+        levels = (record["background"], record["white"]) if "white" in record else ()
+        groups.setdefault((record["prior"], *levels), []).append(steps)
+    return list(groups.values())
+
+
+def _write_plane(
+    call: Call,
+    restored: dict[Steps, dict[str, Any]],
+    names: list[str],
+    result: NDArray[Any],
+) -> list[str]:
+    """Write down what happens to planes that are alike, whose steps have ``names``."""
+    selection, settings = call.selection, call.settings
+    last, about = list(restored.items())[-1]
+    record, here = about["settings"], _write(selection.source(names))
+    same = {name: record[name] for name in ("device", "tile")}
+    if settings.prior is None:
+        same["prior"] = record["prior"]
+    if selection.channel_axis is not None:
+        same["channel_axis"] = selection.channel_axis
+    arrays = {}
     if call.psf is not None:
-        written.append(f"psf={call.psf.code()}")
+        arrays["psf"] = call.psf.code()
+    if isinstance(settings.mask, LayerMask):
+        arrays["mask"] = f"mask.read(np.s_[{here}], {selection.axes})"
+    written = settings.replace(**same).code(**arrays)
     if about["stopped"]:
-        here = f"({', '.join(names)},) == {last} and " if names else ""
-        written.append(f"callback=lambda state: {here}state.evaluation == {about['evaluations']}")
+        plane = f"({', '.join(names)},) == {last} and " if names else ""
+        written += f", callback=lambda state: {plane}state.evaluation == {about['evaluations']}"
     return [
-        f"image = np.asarray(data[{_write(call.selection.source(names))}])",
-        f"image = {call.task}(image, {', '.join(written)}).image",
-        *call.conversion_code(settings),
-        f"restored[{_write(call.selection.target(names))}] = image",
+        f"image = np.asarray(data[{here}])",
+        f"image = {settings.task}(image, {written}).image",
+        *call.conversion_code(record, result),
+        f"restored[{_write(selection.target(names))}] = image",
     ]
 
 

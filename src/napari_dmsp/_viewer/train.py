@@ -22,11 +22,12 @@ from magicgui.widgets import (
 from qtpy.QtWidgets import QSizePolicy
 
 from ..priors import prior_files, priors_folder
+from ..settings import DEVICES
+from .form import OpenChoice, form, row, text_line
 from .layers import full_resolution
 from .loss_plot import LossPlot
 from .own_priors import prior_config, priors_changed
-from .panel import form, row, text_line
-from .preferences import DEVICES, read_preferences
+from .preferences import read_preferences
 from .train_worker import Stack, Training, TrainOutcome, TrainRunner
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TrainPanel(Container[Widget]):
             choices=self.starts,
             tooltip="Images like those of an existing prior need less time from there.",
         )
-        self._device = ComboBox(
+        self._device = OpenChoice(
             name="device", label="Device", choices=list(DEVICES), value=read_preferences().device
         )
         return [

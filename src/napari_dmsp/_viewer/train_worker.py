@@ -14,7 +14,8 @@ import numpy as np
 from qtpy.QtCore import QCoreApplication, QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
-from .worker import CancelledError, Controller, Request, check, explain
+from ..plan import CancelledError
+from .worker import Controller, Request, explain
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +168,7 @@ def _work(training: Training, request: Request, messages: _Messages) -> None:
 
 def _train(training: Training, request: Request, messages: _Messages) -> dict[str, Any]:
     def progress(values: dict[str, float]) -> bool:
-        check(request)
+        request.check()
         messages.progressed.emit(values)
         return request.stop
 

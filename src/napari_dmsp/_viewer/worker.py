@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 from superqt.utils import GeneratorWorker
 
+from .. import plan
+from ..plan import Begun, CancelledError, Kept, LeftOut, Step, Token, run
 from .preferences import MIN_LIVE_SECONDS
 
 if TYPE_CHECKING:
-    from ..core import Job
+    from ..core import State
+    from .script import Call
 
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
 LIVE_SHARE = 0.02
@@ -28,8 +31,6 @@ DRAW_SECONDS = 0.01
 STEP = 10
 # How long a run waits for a new layer at most.
 PATIENCE = 0.5
-
-Convert = Callable[[NDArray[np.float32], dict[str, Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Progress:
         Time since the first evaluation of the first plane began.
     residual : float
         In the image's units.
+    seeks_psf : bool
+        Whether the point spread function is still being found.
     estimate : ndarray or None
         The plane so far, converted; a few times a second only.
     """
@@ -55,6 +58,7 @@ class Progress:
     total: int
     seconds: float
     residual: float
+    seeks_psf: bool
     estimate: NDArray[Any] | None
 
 
@@ -66,18 +70,19 @@ class Done:
     ----------
     plane : int
         Which plane, from 0.
-    image : ndarray
-        Converted.
+    block : ndarray
+        As it is to be shown, with all axes of the image.
+    about : dict or None
+        `Restoration.to_dict`; with "stopped", whether the user ended it early, and with "planned",
+        how many evaluations there were to be. None for a constant plane, which stays as it is.
     psf : ndarray or None
         The point spread function used or found.
-    about : dict
-        `Restoration.to_dict`; with "stopped", whether the user ended it early.
     """
 
     plane: int
-    image: NDArray[Any]
-    psf: NDArray[np.float32] | None
-    about: dict[str, Any]
+    block: NDArray[Any]
+    about: dict[str, Any] | None = None
+    psf: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,13 @@ class Outcome:
 
 
 @dataclass
-class Request:
+class Request(Token):
     """What the user wants of a run. `WorkerBase.quit` would leave the iterator suspended.
 
     `drawn` says that the viewer has shown all estimates that were sent; `drawing` is how long it
     took for the last one.
     """
 
-    stop: bool = False
-    cancel: bool = False
     drawn: threading.Event = field(default_factory=threading.Event)
     drawing: float = 0.0
 
@@ -195,20 +198,13 @@ class Runner(Controller):
         # Its libraries stop the viewer for 0.2 s and more: now, rather than during a run.
         threading.Thread(target=_load_torch, name="napari-dmsp loads torch").start()
 
-    def start(
-        self,
-        jobs: Sequence[Callable[[], Job]],
-        convert: Convert = lambda image, _: image,
-        interval: float = MIN_LIVE_SECONDS,
-    ) -> bool:
-        """Prepare and run jobs, one after the other, in another thread.
+    def start(self, call: Call, interval: float = MIN_LIVE_SECONDS) -> bool:
+        """Run what was called for in another thread.
 
         Parameters
         ----------
-        jobs : sequence of callable
-            Each reads a plane and prepares its job.
-        convert : callable
-            ``convert(image, settings)`` makes the images that are reported.
+        call : Call
+            What is restored.
         interval : float
             Seconds between estimates at least.
 
@@ -221,7 +217,7 @@ class Runner(Controller):
             return False
         self._request = Request()
         self._kept.add(self)
-        worker = GeneratorWorker(_work, jobs, convert, interval, self._request)
+        worker = GeneratorWorker(_work, call, interval, self._request)
         worker.yielded.connect(self._yielded)
         worker.returned.connect(self._ended)
         worker.start()
@@ -276,21 +272,14 @@ class Runner(Controller):
             self._on_outcome(outcome)
 
 
-class CancelledError(Exception):
-    """The user wants no more."""
-
-
 Messages = Generator[Progress | Done, None, Outcome]
 
 
-def _work(
-    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: Request
-) -> Messages:
+def _work(call: Call, interval: float, request: Request) -> Messages:
     # Nothing may be raised: the worker swallows every RuntimeError, and with it CUDA's
     # out-of-memory, and would never say that it ended.
     try:
-        with _interruptible(request):
-            return (yield from _run(jobs, convert, interval, request))
+        return (yield from _run(call, interval, request))
     except CancelledError:
         return Outcome(cancelled=True)
     except Exception as error:
@@ -298,26 +287,14 @@ def _work(
         return Outcome(error=explain(error))
 
 
-def _run(
-    jobs: Sequence[Callable[[], Job]], convert: Convert, interval: float, request: Request
-) -> Messages:
-    begin = time.perf_counter()
-    shown = -interval
-    left_out = []
+def _run(call: Call, interval: float, request: Request) -> Messages:
+    """Run a plan, and say what the viewer is to show of its events."""
+    begin, shown, total, left_out = time.perf_counter(), -interval, 0, []
     request.drawn.set()
-    for plane, prepare in enumerate(jobs):
-        check(request)
-        try:
-            job = prepare()
-        except ValueError as error:
-            if len(jobs) == 1:
-                raise
-            # One empty plane must not end the run of a stack.
-            left_out.append((plane, explain(error)))
-            continue
-        start = time.perf_counter()
-        for state in job.states():
-            check(request)
+    for event in run(call.ready(), token=request):
+        if isinstance(event, Begun):
+            total = event.job.total
+        if isinstance(event, Step):
             now = time.perf_counter()
             pause = max(interval, request.drawing / LIVE_SHARE)
             show = now - begin - shown >= pause and request.drawn.is_set()
@@ -326,30 +303,39 @@ def _run(
                 shown = now - begin
                 request.drawn.clear()
             yield Progress(
-                plane,
-                state.evaluation,
-                state.total,
+                event.part.number,
+                event.state.evaluation,
+                event.state.total,
                 now - begin,
-                state.residual,
-                convert(state.array(), job.settings) if show else None,
+                event.state.residual,
+                _seeks_psf(event.job.settings, event.state),
+                call.convert(event.estimate(), event.job.settings) if show else None,
             )
             if first:
                 # With the processor shared, the viewer would take twice as long for a new layer.
                 request.drawn.wait(PATIENCE)
                 # New data are drawn in much less time than a new layer.
                 request.drawing = 0.0
-            if request.stop:
-                break
-        check(request)
-        result = job.result(state, time.perf_counter() - start)
-        stopped = state.evaluation < state.total
-        about = result.to_dict() | {"stopped": stopped}
-        yield Done(plane, convert(result.image, job.settings), result.psf, about)
-        if request.stop:
-            break
-    if len(left_out) == len(jobs):
-        return Outcome(error=left_out[0][1])
+        elif isinstance(event, plan.Done):
+            restoration, block = event.restoration, event.block
+            assert block is not None
+            about = restoration.to_dict() | {"stopped": event.stopped, "planned": total}
+            block = call.convert(block, restoration.settings)
+            yield Done(event.part.number, block, about, restoration.psf)
+        elif isinstance(event, Kept):
+            assert event.block is not None
+            yield Done(event.part.number, call.convert(event.block, None))
+        elif isinstance(event, LeftOut):
+            left_out.append((event.part.number, event.reason))
     return Outcome(left_out=tuple(left_out))
+
+
+def _seeks_psf(settings: dict[str, Any], state: State) -> bool:
+    """Whether the point spread function was still unknown in a state."""
+    if "psf_size" not in settings:
+        return False
+    search = state.total - settings["iterations"]
+    return not search or state.evaluation <= search
 
 
 def explain(error: Exception) -> str:
@@ -359,31 +345,19 @@ def explain(error: Exception) -> str:
     return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
-def check(request: Request) -> None:
-    """Leave if the user wants no more."""
-    if request.cancel:
-        raise CancelledError
+def best_device() -> str | None:
+    """Return the kind of device that "auto" stands for, once torch is loaded."""
+    return _best[0] if _best else None
 
 
-@contextmanager
-def _interruptible(request: Request) -> Iterator[None]:
-    """Look for the user's cancel before everything that this thread asks of torch."""
-    from torch.overrides import TorchFunctionMode
-
-    # Modes belong to a thread. Hooks of the networks would not do: the data step of a large
-    # image, which evaluates none, takes seconds too.
-    class Mode(TorchFunctionMode):
-        def __torch_function__(
-            self, function: Any, _: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            check(request)
-            return function(*args, **(kwargs or {}))
-
-    with Mode():
-        yield
+# What `best_device` returns, found in the thread that loads torch.
+_best: list[str] = []
 
 
 def _load_torch() -> None:
     # Whatever is wrong is said where it is needed.
     with suppress(Exception):
-        from .. import core  # noqa: F401
+        from .. import restore  # noqa: F401
+        from ..core.device import pick_device
+
+        _best.append(pick_device().type)

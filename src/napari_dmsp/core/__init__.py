@@ -14,12 +14,8 @@ if TYPE_CHECKING:
     from .job import Job, Problem, Restoration, prepare, run
     from .microscope import Psf, microscope_psf, psf_shape
     from .prior import Prior, load_prior, mean_shift
-    from .restore import (
-        prepare_deblur,
-        prepare_demosaic,
-        prepare_superres,
-    )
     from .solvers import State
+    from .tasks import prepare_deblur, prepare_demosaic, prepare_superres
 
 # Where each name is defined.
 _ROOMS = {
@@ -28,12 +24,8 @@ _ROOMS = {
     "job": ("Job", "Problem", "Restoration", "prepare", "run"),
     "microscope": ("Psf", "microscope_psf", "psf_shape"),
     "prior": ("Prior", "load_prior", "mean_shift"),
-    "restore": (
-        "prepare_deblur",
-        "prepare_demosaic",
-        "prepare_superres",
-    ),
     "solvers": ("State",),
+    "tasks": ("prepare_deblur", "prepare_demosaic", "prepare_superres"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import DmspError
-from .noise import residual_variance, wavelet_sigma
-from .operators import Blur, conjugate_gradients, resize
-from .prior import Denoiser, draw_normal
+from .data import Gaussian
+from .noise import wavelet_sigma
+from .operators import Convolution, Operator, resize
+from .prior import Denoiser, draw_normal, mean_shift
 from .psf import centre_psf, normalise_psf, resize_psf
 from .solvers import DAE_SIGMA, State, geometric
 
@@ -40,7 +42,7 @@ EVALUATIONS = 4
 # First and last value within one update, on the scale 0..1: smoothing width and assumed noise.
 SIGMAS = (30 / 255, 10 / 255)
 NOISE = (8 / 255, 2 / 255)
-# Injected noise, as for `iterate_annealed`: it keeps wrong kernels from being self-consistent.
+# Injected noise, relative to the smoothing (eq. 19): wrong kernels must not be self-consistent.
 GAMMA = 0.5
 ACCURACY = 0.01
 # What part of the gradients enters the kernel, the strongest ones, for each update of a level. Few
@@ -50,7 +52,7 @@ COARSE_EDGES = 6 * (0.1,)
 EDGES = 6 * (0.05,)
 FINEST_EDGES = 6 * (0.05,) + 6 * (0.1,) + 4 * (0.2,)
 FOLLOW = 2
-# `kappa` of `iterate_annealed`. A stronger prior makes wrong kernels self-consistent.
+# Weight of the prior, as for `Schedule`. A stronger one makes wrong kernels self-consistent.
 KAPPA = 0.23
 # Weight of |k|^2 against gradients of an image of full size.
 RIDGE = 5.0
@@ -103,11 +105,13 @@ class _Level:
     noise: float
     edges: tuple[float, ...]
 
-    def blur(self, kernel: NDArray[np.float64]) -> Blur:
-        return Blur(torch.from_numpy(kernel).to(self.y), (self.y.shape[-2], self.y.shape[-1]))
+    def data(self, kernel: NDArray[np.float64]) -> Gaussian:
+        """Return the data term of a kernel."""
+        psf = torch.from_numpy(kernel).to(self.y)
+        return Gaussian(operator=Convolution(psf, tuple(self.y.shape[-2:])), y=self.y)
 
 
-def iterate_blind(
+def search_blind(
     y: Tensor,
     psf_size: int | None,
     denoiser: Denoiser,
@@ -134,7 +138,7 @@ def iterate_blind(
 
     Notes
     -----
-    A kernel update restarts from the observation: a few steps of `iterate_annealed` with injected
+    A kernel update restarts from the observation: a few steps as those of `anneal` with injected
     noise sharpen it, then the kernel is the ridge solution (the paper's ``M sigma^2 |k|^2``) for
     the strongest gradients, without its faint values and specks. Candidates are compared by the
     paper's objective, with ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed
@@ -154,15 +158,15 @@ def iterate_blind(
     total = count_evaluations(y.shape[-2:], size)
     steps = _search(part, level_sizes(size), denoiser, generator)
     for evaluation, (x, level, noise, kernel) in enumerate(steps, 1):
-        operator = level.blur(kernel)
-        residual = float((operator.forward(x) - level.y).square().mean().sqrt())
+        data = level.data(kernel)
+        residual, sharp = data.residual(data.error(x)), data.operator.crop(x)
         image = y.clone()
-        image[window] = F.interpolate(operator.crop(x), part.shape[-2:], mode="bilinear")
+        image[window] = F.interpolate(sharp, part.shape[-2:], mode="bilinear")
         psf = torch.from_numpy(resize_psf(kernel, 1 / level.scale, size)).to(y)
         yield BlindState(image, evaluation, total, noise, residual, psf=psf)
 
 
-def iterate_sgd_blind(
+def descend_blind(
     y: Tensor,
     psf_size: int | None,
     denoiser: Denoiser,
@@ -173,7 +177,7 @@ def iterate_sgd_blind(
 ) -> Iterator[BlindState]:
     """Descend on image and kernel together, as published: Table 1, rows NA and KE.
 
-    For study. It has no coarse levels, so it finds small kernels at best; `iterate_blind` is what
+    For study. It has no coarse levels, so it finds small kernels at best; `search_blind` is what
     to use.
 
     Parameters
@@ -199,38 +203,40 @@ def iterate_sgd_blind(
     Notes
     -----
     The paper leaves open where the kernel starts and in which units its gradient is. Here the start
-    is a flat kernel, the weights are normalised as in `iterate_sgd`, and the kernel's gradient is
+    is a flat kernel, the weights are normalised as in `descend`, and the kernel's gradient is
     divided by ``|x|^2``, which bounds its curvature.
     """
     _check_shape(y)
     shape = (y.shape[-2], y.shape[-1])
     size = _checked_size(psf_size, shape)
     k = torch.full((size, size), size**-2.0, dtype=y.dtype, device=y.device)
-    operator = Blur(k, shape)
-    x = operator.start(y)
+    x = Convolution(k, shape).start(y)
     x_velocity, k_velocity = torch.zeros_like(x), torch.zeros_like(k)
+    smoothing = math.sqrt(2) * dae_sigma
     for evaluation in range(1, iterations + 1):
-        prior = x - denoiser(x + dae_sigma * draw_normal(x, generator), dae_sigma)
-        error = operator.forward(x) - y
-        mean = float(error.square().mean())
-        variance = residual_variance(mean, math.sqrt(2) * dae_sigma, operator.energy)
-        weight = 1 / (1 + variance / dae_sigma**2)
-        ridge = y.numel() * 2 * dae_sigma**2
-        k_update = weight * (_correlation(x, error, size) + ridge * k) / x.square().sum()
-        x_update = weight * operator.adjoint(error) + (1 - weight) * prior
-        x_velocity = SGD_MOMENTUM * x_velocity - SGD_STEP * x_update
+        operator = Convolution(k, shape)
+        data = Gaussian(operator=operator, y=y).within(0.0, math.inf)
+        shift = mean_shift(denoiser, x, smoothing, stochastic=True, generator=generator)
+        error = data.error(x)
+        residual = data.residual(error)
+        data = data.updated(error, operator.energy(y) * smoothing**2)
+        trust = 1 / data.sigma**2
+        scale = trust + 1 / dae_sigma**2
+        ridge = y.numel() * smoothing**2
+        k_update = trust / scale * (ridge * k - _correlation(x, error, size)) / x.square().sum()
+        x_velocity = SGD_MOMENTUM * x_velocity - SGD_STEP / scale * (
+            trust * data.gradient(error) - shift
+        )
         k_velocity = SGD_PSF_MOMENTUM * k_velocity - SGD_PSF_STEP * k_update
         x = (x + x_velocity).clamp(0, 1)
         k = (k + k_velocity).clamp(min=0)
         k = k / k.sum()
-        operator = Blur(k, shape)
-        yield BlindState(
-            operator.crop(x), evaluation, iterations, math.sqrt(variance), math.sqrt(mean), psf=k
-        )
+        image = Convolution(k, shape).crop(x)
+        yield BlindState(image, evaluation, iterations, data.sigma, residual, psf=k)
 
 
 def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
-    """Count the evaluations of `iterate_blind`, or raise as it does."""
+    """Count the evaluations of `search_blind`, or raise as it does."""
     sizes = level_sizes(_checked_size(psf_size, shape))
     total, begins = 0, [c.begin for c in _starts()]
     for index in range(len(sizes)):
@@ -282,34 +288,43 @@ def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 
     Tensor
         (size, size), float64, on the CPU.
     """
-    border, (height, width) = size - 1, y.shape[-2:]
-    shape = [next_fast_len(n, real=True) for n in x.shape[-2:]]
-    spectrum = torch.fft.rfft2(x, s=shape)
-    conjugate = spectrum.conj()
+    kernels = _Kernels(x, tuple(y.shape[-2:]), size)
+    energy = float(kernels.adjoint(y).square().sum())
+    # Until the square of the residual is a small part of what it was.
+    tolerance = math.sqrt(1e-7 * energy) / size / ridge
+    nothing = y.new_zeros(1, 1, size, size)
+    k = Gaussian(operator=kernels, y=y).prox(nothing, ridge, tolerance=tolerance, steps=steps).x
+    return k[0, 0].double().cpu()
 
-    def adjoint(v: Tensor) -> Tensor:
-        padded = F.pad(v, (border, 0, border, 0))
-        products = (conjugate * torch.fft.rfft2(padded, s=shape)).sum((0, 1))
-        return torch.fft.irfft2(products, s=shape)[:size, :size]
 
-    def forward(k: Tensor) -> Tensor:
-        blurred = torch.fft.irfft2(spectrum * torch.fft.rfft2(k, s=shape), s=shape)
-        return blurred[..., border : border + height, border : border + width]
+@dataclass(frozen=True, eq=False)
+class _Kernels(Operator):
+    """Valid part of the convolution of known images with an unknown kernel (1, 1, size, size)."""
 
-    b = adjoint(y)
-    k = torch.zeros_like(b)
-    conjugate_gradients(
-        forward,
-        adjoint,
-        ridge,
-        lambda residual: residual,
-        lambda u, v: (u * v).sum(),
-        k,
-        y.clone(),
-        1e-7 * float(b.square().sum()),
-        steps,
-    )
-    return k.double().cpu()
+    images: Tensor
+    shape: tuple[int, ...]
+    size: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        blurred = torch.fft.irfft2(self._spectra * self._spectrum(x), s=self._frame)
+        begin, (height, width) = self.size - 1, self.shape
+        return blurred[..., begin : begin + height, begin : begin + width]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        spectra = self._spectrum(F.pad(y, (self.size - 1, 0) * 2))
+        products = (self._spectra.conj() * spectra).sum((0, 1), keepdim=True)
+        return torch.fft.irfft2(products, s=self._frame)[..., : self.size, : self.size]
+
+    @cached_property
+    def _frame(self) -> list[int]:
+        return [next_fast_len(n, real=True) for n in self.images.shape[-2:]]
+
+    @cached_property
+    def _spectra(self) -> Tensor:
+        return self._spectrum(self.images)
+
+    def _spectrum(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft2(x, s=self._frame)
 
 
 _Step = tuple[Tensor, _Level, float, NDArray[np.float64]]
@@ -367,12 +382,13 @@ def _refine(
 
 def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator[_Step]:
     """Set a candidate's energy: the objective at a deblurred image."""
-    operator = level.blur(candidate.kernel)
+    data = level.data(candidate.kernel)
     for x, noise in _sharpen(level, candidate.kernel, denoiser, 0.0, None):
         yield x, level, noise, candidate.kernel
-    data = (operator.forward(x) - level.y).square().sum() / max(JUDGE_NOISE, level.noise) ** 2
-    improbable = operator.crop(x) * operator.crop(x - denoiser(x, JUDGE_SIGMA))
-    candidate.energy = float(data + improbable.sum() / JUDGE_SIGMA**2) / 2
+    misfit = data.error(x).square().sum() / max(JUDGE_NOISE, level.noise) ** 2
+    crop = data.operator.crop
+    improbable = crop(x) * crop(x - denoiser(x, JUDGE_SIGMA))
+    candidate.energy = float(misfit + improbable.sum() / JUDGE_SIGMA**2) / 2
     yield x, level, noise, candidate.kernel
 
 
@@ -384,16 +400,16 @@ def _sharpen(
     generator: torch.Generator | None,
 ) -> Iterator[tuple[Tensor, float]]:
     """Deblur from scratch in a few annealed steps: extended images and the noise assumed."""
-    operator = level.blur(kernel)
-    x = operator.start(level.y)
+    data = level.data(kernel)
+    x = data.start()
     for i in range(EVALUATIONS):
         sigma = geometric(*SIGMAS, i, EVALUATIONS)
         noise = max(geometric(*NOISE, i, EVALUATIONS), level.noise)
         if gamma:
             x = x + gamma * sigma * draw_normal(x, generator)
         prior = denoiser(x, sigma * math.sqrt(1 + gamma**2))
-        weight = KAPPA * noise**2 / sigma**2
-        x = operator.fit(level.y, prior, weight, tolerance=ACCURACY * sigma).x
+        data = data.within(noise, noise)
+        x = data.prox(prior, KAPPA / sigma**2, tolerance=ACCURACY * sigma).x
         yield x, noise
 
 

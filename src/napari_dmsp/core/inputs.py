@@ -1,4 +1,4 @@
-"""Checks of what the user gives, and the way between the user's units and those of the prior."""
+"""Checks of what callers give, and the way between their units and those of the prior."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
-from ..priors import available_priors
+from ..priors import block_means, default_prior, is_fluorescence
+from ..settings import AUTO_MASK, Noise, Photons
 from ..windows import MIN_SIDE
-from .device import explain_failures, pick_device
+from .device import explain_failures, own_state, pick_device
 from .noise import ShotLine
 from .operators import fill_gaps
 from .prior import Denoiser, Prior, load_prior
+from .psf import align_psf, clean_psf
 from .tiling import Tile, pick_tile
 
 METHODS = ("annealed", "sgd")
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
-# What `is_fluorescence` calls dark, as a part of the range, and the side of its blocks.
-DARK, BLOCK = 0.1, 4
 
 
 class Options(TypedDict, total=False):
-    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`."""
+    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`.
 
+    ``noise_sigma`` is another name for ``noise``.
+    """
+
+    noise: Noise
     noise_sigma: float | None
-    mask: ArrayLike | None
+    mask: ArrayLike | str | None
     channel_axis: int | None
     prior: str | Path | Denoiser | Prior | None
     method: str
     iterations: int | None
-    background: float | None
+    background: Any
     seed: int
     device: str
     tile: Tile
@@ -44,6 +48,7 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS = Options(
+    noise=None,
     noise_sigma=None,
     mask=None,
     channel_axis=None,
@@ -87,7 +92,7 @@ class Units:
         eight_bit = dtype == np.uint8 and values.max() > 127
         low, high = (0, 255) if eight_bit else np.percentile(values, [0.1, 99.9])
         if fluorescence and not eight_bit:
-            low = np.percentile(_block_means(values[0]), 0.1)
+            low = np.percentile(block_means(values[0]), 0.1)
         low = low if background is None else background
         if white is not None:
             high = white
@@ -105,6 +110,7 @@ class Units:
         tensor = torch.from_numpy(((values - self.low) / self.scale).astype(np.float32))
         return tensor[:, None] if self.planes else tensor[None]
 
+    @own_state()
     def to_array(self, x: Tensor) -> NDArray[np.float32]:
         """Undo `to_tensor`, in the input's layout."""
         values = x.detach().cpu().numpy().astype(np.float64)
@@ -183,10 +189,12 @@ class Input:
         return self.options["reference"]
 
     @property
-    def noise_sigma(self) -> float | None:
-        """The noise level on the scale of the prior, if given."""
-        sigma = self.options["noise_sigma"]
-        return None if sigma is None else sigma / self.units.scale
+    def noise(self) -> float | ShotLine | None:
+        """The noise on the scale of the prior, if given."""
+        noise = self.options["noise"]
+        if isinstance(noise, Photons):
+            return ShotLine.of(noise, self.units.low, self.units.scale)
+        return None if noise is None else noise / self.units.scale
 
 
 def read_input(
@@ -197,8 +205,11 @@ def read_input(
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
     options = DEFAULTS | options
+    if options["noise"] is None:
+        options["noise"] = options["noise_sigma"]
     check_options(options)
     axis = options["channel_axis"]
+    image = take_array(image, "image")
     mask = check_mask(options["mask"], image, axis)
     reference = options["reference"]
     values = check_image(image, axis, mask, constant=reference is not None)
@@ -215,7 +226,7 @@ def read_input(
         reference.units
         if reference is not None
         else Units.of(
-            np.asarray(image).dtype,
+            image.dtype,
             values,
             -1 if mosaic else axis,
             options["background"],
@@ -224,6 +235,7 @@ def read_input(
             fluorescence,
         )
     )
+    warnings = _check_precision(values, units)
     with explain_failures(target, values.shape[1:]):
         observed = units.to_tensor(values).to(target)
         kept = None
@@ -231,7 +243,7 @@ def read_input(
             plane = torch.from_numpy(~mask).to(observed)
             kept = plane[:, None] if units.planes else plane[None]
         model = model.to(target).tiled(tile)
-        return Input(observed, kept, units, model, options, tile, fluorescence)
+        return Input(observed, kept, units, model, options, tile, fluorescence, warnings)
 
 
 def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
@@ -248,55 +260,177 @@ def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
     return model
 
 
-def default_prior(channels: int, fluorescence: bool) -> str:
-    """Return the name of the prior for images of a kind."""
-    if channels == 3:
-        return "rgb"
-    return "microscopy" if fluorescence and "microscopy" in available_priors() else "gray"
+def take_array(values: Any, name: str) -> NDArray[Any]:
+    """Return what a caller gave as an array of NumPy; a masked array where it carries a mask.
 
+    Parameters
+    ----------
+    values : array_like
+        Nested lists, arrays of any library that gives them to NumPy, tensors of torch on any
+        device, lazy arrays of dask, and quantities, whose magnitudes count.
+    name : str
+        What it is called in errors.
 
-def is_fluorescence(values: NDArray[np.float64]) -> bool:
-    """Guess from an image (C, H, W) whether it shows fluorescence and is not a photograph.
+    Returns
+    -------
+    ndarray
+        In native byte order. Tensors of bfloat16 and the like become float32; objects that are
+        numbers, float64.
 
-    Fluorescence is objects that shine on an empty ground: most pixels of its one channel are dark.
-    So are those of night photographs, some 3 % of all; of fluorescence images 5 to 10 % are too
-    crowded. No dtype tells them apart: both are kept as 8 and 16 bits and as numbers from 0 to 1.
+    Raises
+    ------
+    DmspError
+        For what is not an array of numbers.
     """
-    if len(values) != 1:
-        return False
-    low, median, high = np.percentile(_block_means(values[0]), [0.1, 50, 99.9])
-    return bool(median - low < DARK * (high - low))
+    if type(values) is np.ndarray and values.dtype.kind in "buif" and values.dtype.isnative:
+        return values
+    if hasattr(type(values), "magnitude"):
+        values = values.magnitude
+    if hasattr(values, "__dask_graph__"):
+        values = values.compute()
+    # A property of the class: those of single objects may mean anything.
+    mask = getattr(values, "mask", None) if hasattr(type(values), "mask") else None
+    try:
+        if isinstance(values, Tensor):
+            values = _tensor_to_numpy(values)
+        array = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else values
+        array = np.asarray(array)
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise DmspError(
+            f"{name} of type {type(values).__name__} is not an array of numbers ({error}); "
+            "convert it with numpy.asarray first."
+        ) from error
+    array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if mask is None or mask is np.ma.nomask or callable(mask):
+        return array
+    return np.ma.MaskedArray(array, np.asarray(mask, bool))
 
 
-def _block_means(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average (H, W) over blocks of pixels that blur makes alike: noise widens the range."""
-    height, width = (n // BLOCK for n in plane.shape)
-    blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    return blocks.mean((1, 3))
+def _tensor_to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """Copy a tensor of any layout, on any device, that may be a part of a graph."""
+    with torch.no_grad():
+        plain = tensor.detach().cpu()
+        plain = plain.dequantize() if plain.is_quantized else plain
+        plain = (plain if plain.layout == torch.strided else plain.to_dense()).resolve_conj()
+        known = plain.dtype in (torch.float16, torch.float32, torch.float64)
+        plain = plain if known or not plain.is_floating_point() else plain.float()
+        return plain.resolve_neg().numpy()
+
+
+# What counts as a plateau at the maximum of an image: the least pixels, the part of the range
+# below it that holds fewer, and the least number of different intensities.
+PLATEAU, NEAR, LEVELS = 4, 0.02, 32
+
+
+def bad_pixels(image: ArrayLike) -> NDArray[np.bool_]:
+    """Find NaN, infinite and saturated pixels.
+
+    Parameters
+    ----------
+    image : array_like
+        Any shape and real dtype.
+
+    Returns
+    -------
+    ndarray of bool
+        True in bad pixels; what a masked array masks is bad, too.
+
+    Notes
+    -----
+    Integers are saturated at the greatest value of their type. Sensors may clip below, at 4095 of
+    16 bits: the maximum of an image is saturated where a plateau of pixels has it, at least 4, more
+    than all that come within 2 % of the range below it; if there are 32 different intensities.
+    Black pixels, though clipped as well, are nearly right.
+    """
+    given = take_array(image, "image")
+    values = np.ma.getdata(given)
+    if values.dtype.kind not in "buif":
+        raise DmspError(f"image dtype {values.dtype} is not a real number; convert it first.")
+    bad = ~np.isfinite(values) | np.ma.getmaskarray(given)
+    good = values[~bad]
+    if not good.size or values.dtype.kind == "b":
+        return bad
+    top, low = good.max(), good.min()
+    full = values.dtype.kind in "iu" and top == np.iinfo(values.dtype).max
+    near = good > float(top) - NEAR * (float(top) - float(low))
+    count = int((good == top).sum())
+    plateau = count >= PLATEAU and count > int(near.sum()) - count
+    if full or (plateau and np.unique(good).size >= LEVELS):
+        bad |= values == top
+    return bad
 
 
 def check_mask(
-    mask: ArrayLike | None, image: ArrayLike, channel_axis: int | None
+    mask: ArrayLike | str | None, image: ArrayLike, channel_axis: int | None
 ) -> NDArray[np.bool_] | None:
-    """Return the mask as (C, H, W), True in gaps; None without gaps."""
-    if mask is None:
+    """Return the mask as (C, H, W), True in gaps; None without gaps.
+
+    Those that a masked array brings along are gaps, too; "auto" stands for `bad_pixels`.
+    """
+    image = take_array(image, "image")
+    gaps = None
+    if isinstance(mask, str):
+        if mask != AUTO_MASK:
+            raise DmspError(f"mask={mask!r} is unknown; give an array, or 'auto'.")
+        gaps = _move_channels(bad_pixels(image), channel_axis)
+    elif mask is not None:
+        gaps = _read_mask(mask, image, channel_axis)
+    if isinstance(image, np.ma.MaskedArray):
+        hidden = _move_channels(np.ma.getmaskarray(image), channel_axis)
+        gaps = hidden if gaps is None else gaps | hidden
+    if gaps is None or not gaps.any():
         return None
-    gaps, shape = np.asarray(mask), np.shape(image)
-    if gaps.dtype != bool and not np.isin(gaps, (0, 1)).all():
-        raise DmspError("mask must be boolean: True where a pixel is missing or unreliable.")
-    if gaps.shape == shape and channel_axis is not None:
-        gaps = np.moveaxis(gaps, channel_axis, 0)
-    else:
-        plane = list(shape)
-        if channel_axis is not None and -len(plane) <= channel_axis < len(plane):
-            del plane[channel_axis]
-        if gaps.shape != tuple(plane):
-            raise DmspError(f"mask has shape {gaps.shape}; expected {tuple(plane)} or {shape}.")
-        channels = 1 if channel_axis is None else shape[channel_axis]
-        gaps = np.broadcast_to(gaps, (channels, *plane))
     if gaps.all(axis=(-2, -1)).any():
         raise DmspError("mask leaves no pixel of the image; True means missing.")
-    return gaps.astype(bool) if gaps.any() else None
+    return gaps
+
+
+def _read_mask(mask: ArrayLike, image: NDArray[Any], channel_axis: int | None) -> NDArray[np.bool_]:
+    """Return a mask that is given as an array, of the image or of a plane of it, as (C, H, W)."""
+    given = take_array(mask, "mask")
+    # What is masked in a mask is not known to be good.
+    marks = np.ma.getdata(given)
+    if marks.dtype.kind not in "buif" or not np.isin(marks, (0, 1)).all():
+        held = np.unique(marks)[:3].tolist() if marks.dtype.kind in "buif" else marks.dtype
+        raise DmspError(
+            f"mask must be boolean, True or 1 where a pixel is missing; it holds {held}. Give "
+            "mask != 0 if other numbers mark missing pixels, mask == 0 if they mark good ones."
+        )
+    gaps = marks.astype(bool) | np.ma.getmaskarray(given)
+    if gaps.shape == image.shape and channel_axis is not None:
+        return _move_channels(gaps, channel_axis)
+    plane = list(image.shape)
+    if channel_axis is not None and -len(plane) <= channel_axis < len(plane):
+        del plane[channel_axis]
+    if gaps.shape != tuple(plane):
+        raise DmspError(f"mask has shape {gaps.shape}; expected {tuple(plane)} or {image.shape}.")
+    channels = 1 if channel_axis is None else image.shape[channel_axis]
+    return np.broadcast_to(gaps, (channels, *plane))
+
+
+def _move_channels(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
+    """Return an image as (C, H, W), or raise a `DmspError` for other shapes."""
+    if array.size == 0:
+        raise DmspError(f"the image is empty, its shape is {array.shape}.")
+    expected = 2 if channel_axis is None else 3
+    if array.ndim != expected:
+        hint = "; give channel_axis=-1 for colour" if array.ndim == 3 else ""
+        raise DmspError(
+            f"image shape {array.shape} has {array.ndim} axes, expected {expected}{hint}."
+        )
+    if channel_axis is None:
+        return array[None]
+    if not -3 <= channel_axis < 3:
+        raise DmspError(f"channel_axis={channel_axis} is not an axis of shape {array.shape}.")
+    array = np.moveaxis(array, channel_axis, 0)
+    if array.shape[0] not in (1, 3):
+        raise DmspError(
+            f"the image has {array.shape[0]} channels along axis {channel_axis}; 1 or 3 can be "
+            "restored together: drop an alpha channel, and restore other channels one by one."
+        )
+    return array
 
 
 def check_image(
@@ -309,34 +443,17 @@ def check_image(
 
     ``constant`` says whether all pixels may be the same.
     """
-    array = np.asarray(image)
-    if array.size == 0:
-        raise DmspError(f"the image is empty, its shape is {array.shape}.")
+    array = np.ma.getdata(take_array(image, "image"))
     if array.dtype.kind not in "buif":
         raise DmspError(f"image dtype {array.dtype} is not a real number; convert it first.")
-    expected = 2 if channel_axis is None else 3
-    if array.ndim != expected:
-        hint = "; give channel_axis=-1 for colour" if array.ndim == 3 else ""
-        raise DmspError(
-            f"image shape {array.shape} has {array.ndim} axes, expected {expected}{hint}."
-        )
-    if channel_axis is not None:
-        if not -3 <= channel_axis < 3:
-            raise DmspError(f"channel_axis={channel_axis} is not an axis of shape {array.shape}.")
-        array = np.moveaxis(array, channel_axis, 0)
-        if array.shape[0] not in (1, 3):
-            raise DmspError(
-                f"the image has {array.shape[0]} channels along axis {channel_axis}; 1 or 3 can be "
-                "restored together: drop an alpha channel, and restore other channels one by one."
-            )
-    else:
-        array = array[None]
+    array = _move_channels(array, channel_axis)
     if min(array.shape[1:]) < MIN_SIDE:
         raise DmspError(
             f"the image is {array.shape[1]} x {array.shape[2]} pixels; at least "
             f"{MIN_SIDE} x {MIN_SIDE} are needed."
         )
-    values = array.astype(np.float64)
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float64)
     if mask is not None:
         zeroed = torch.from_numpy(np.where(mask, 0, values))[None]
         values = fill_gaps(zeroed, torch.from_numpy(~mask)[None])[0].numpy()
@@ -344,21 +461,56 @@ def check_image(
     if bad:
         raise DmspError(
             f"the image has {bad} NaN or infinite pixels; restore them too, with "
-            "mask=~np.isfinite(image), or replace them first."
+            "mask=~np.isfinite(image) or mask='auto', or replace them first."
         )
     if not constant and values.min() == values.max():
         raise DmspError(f"the image is constant ({values.min():g}): there is nothing to restore.")
     return values
 
 
-def check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the PSF as float32 with sum 1."""
-    kernel = np.asarray(psf)
+def _check_precision(values: NDArray[np.float64], units: Units) -> list[str]:
+    """Make sure that float32, the type of results, can hold the image; warn if it rounds much."""
+    limits, greatest = np.finfo(np.float32), float(np.abs(values).max())
+    if greatest > float(limits.max) or units.scale < float(limits.tiny):
+        raise DmspError(
+            f"the image's values, up to {greatest:g} with a range of {units.scale:g}, do not fit "
+            "float32, the type of results; divide them by a power of ten."
+        )
+    step = float(np.spacing(np.float32(greatest)))
+    if step < units.scale / 1000:
+        return []
+    return [
+        f"Results are float32: near {greatest:g} they are multiples of {step:g}, and the image's "
+        f"range is {units.scale:g}. Subtract a constant from the image first."
+    ]
+
+
+def check_psf(
+    psf: ArrayLike,
+    shape: tuple[int, ...],
+    warnings: list[str] | None = None,
+    scale: int | None = None,
+) -> NDArray[np.float32]:
+    """Return a PSF as the operators take it: float32, with sum 1 and its origin in the middle.
+
+    Parameters
+    ----------
+    psf : array_like
+        (kh, kw); see `napari_dmsp.core.psf.clean_psf`. What a masked array masks counts as 0.
+    shape : tuple of int
+        Height and width of the restored image.
+    warnings : list of str, optional
+        Gets sentences for the user.
+    scale : int, optional
+        Side of the blocks of pixels whose centres are seen, see `align_psf`.
+    """
+    given = take_array(psf, "psf")
+    kernel = np.ma.getdata(given)
     if kernel.ndim != 2 or kernel.size == 0 or kernel.dtype.kind not in "buif":
         raise DmspError(
             f"psf has shape {kernel.shape} and dtype {kernel.dtype}; expected 2-D real numbers."
         )
-    kernel = kernel.astype(np.float64)
+    kernel = np.where(np.ma.getmaskarray(given), 0, kernel).astype(np.float64)
     if kernel.shape[0] > shape[0] or kernel.shape[1] > shape[1]:
         raise DmspError(
             f"psf of {kernel.shape[0]} x {kernel.shape[1]} pixels is larger than the image of "
@@ -366,6 +518,11 @@ def check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
         )
     if not np.isfinite(kernel).all():
         raise DmspError("the psf has NaN or infinite values; replace them first.")
+    kernel, said = clean_psf(kernel, between=scale is not None)
+    if warnings is not None:
+        warnings += said
+    if scale is not None:
+        kernel = align_psf(kernel, scale)
     if not kernel.sum() > 0:
         raise DmspError(f"the psf sums to {kernel.sum():g}; its sum must be positive.")
     return (kernel / kernel.sum()).astype(np.float32)
@@ -374,14 +531,18 @@ def check_psf(psf: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def check_options(options: Options) -> None:
     """Check the options that all tasks share."""
     method, iterations = options["method"], options["iterations"]
-    noise_sigma, background = options["noise_sigma"], options["background"]
+    noise, background = options["noise"], options["background"]
     if method not in METHODS:
         raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
     if iterations is not None and (iterations < 1 or int(iterations) != iterations):
         raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
     if not -(2**63) <= options["seed"] < 2**63:
         raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
-    if noise_sigma is not None and not 0 <= noise_sigma < np.inf:
-        raise DmspError(f"noise_sigma={noise_sigma} must be zero or positive; None estimates it.")
+    known = None if isinstance(noise, Photons) else noise
+    for name, value in (("noise", known), ("background", background)):
+        if value is not None and not (np.isscalar(value) or np.ndim(value) == 0):
+            raise DmspError(f"{name}={value!r} must be one number.")
+    if known is not None and not 0 <= known < np.inf:
+        raise DmspError(f"noise={known} must be zero or positive; None estimates it.")
     if background is not None and not np.isfinite(background):
         raise DmspError(f"background={background} must be a finite number.")

@@ -15,52 +15,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..settings import Photons
 from ..windows import memory_bytes
-from .device import explain_failures, freed_memory
+from .data import Gaussian, PoissonGaussian
+from .device import explain_failures, own_state
 from .inputs import Input, Reference
-from .noise import ShotLine, is_sharp, noise_bounds
+from .noise import ShotLine, is_sharp, noise_bounds, smooth
 from .operators import Operator
-from .solvers import DAE_SIGMA, State, iterate_annealed, iterate_sgd
-from .tiling import bytes_per_pixel
-
-SGD_ITERATIONS = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Parameters of the solvers.
-
-    Attributes
-    ----------
-    iterations : int
-        Evaluations of the denoiser by `iterate_annealed`.
-    sigma_start, sigma_end, end_ratio, kappa : float
-        As for `iterate_annealed`.
-    momentum, denoise_last : float, bool
-        As for `iterate_annealed`.
-    sgd_noise : tuple of float, optional
-        First and last noise level that `iterate_sgd` assumes where none is given; by default it
-        follows eq. 21, which says nothing about operators that pass all detail.
-    """
-
-    iterations: int = 24
-    sigma_start: float = 49 / 255
-    sigma_end: float = 1 / 255
-    end_ratio: float = 0.7
-    kappa: float = 0.3
-    momentum: float = 0.0
-    denoise_last: bool = False
-    sgd_noise: tuple[float, float] | None = None
-
-
-BLURRED = Schedule()
-FLUORESCENCE = Schedule(iterations=36, kappa=0.2, momentum=0.7, denoise_last=True)
-# Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
-SHARP = Schedule(
-    iterations=30, sigma_end=5 / 255, end_ratio=1.0, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0)
+from .solvers import (
+    BLURRED,
+    DAE_SIGMA,
+    SGD_ITERATIONS,
+    SHARP,
+    Schedule,
+    State,
+    anneal,
+    descend,
 )
-# Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
-MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))
+from .tiling import bytes_per_pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +41,16 @@ class Problem:
 
     Attributes
     ----------
-    operator : Operator
-        The degradation.
-    samples : Tensor
-        The observation in the frame of the operator, zero where there is none.
-    noise_bounds : callable
-        Estimates the least and the greatest noise level on the scale of the prior; not called where
-        the level is given, or the solver has no use for it.
+    data : Gaussian
+        The observation, its degradation, and what is known of its noise.
     schedule : Schedule
         Parameters of the solvers.
+    noise_bounds : callable, optional
+        Estimates the least and the greatest noise level on the scale of ``data.y``. It is not
+        called where the level is known, or the solver has no use for it. By default see
+        `noise.noise_bounds`.
+    doubt : float
+        Least noise level of an estimate: errors of the degradation itself act like noise.
     psf : Tensor, optional
         The point spread function, if there is one.
     decode : callable, optional
@@ -90,73 +63,81 @@ class Problem:
         Of the colours of the samples, where they are encoded.
     """
 
-    operator: Operator
-    samples: Tensor
-    noise_bounds: Callable[[], tuple[float, float]]
+    data: Gaussian
     schedule: Schedule
+    noise_bounds: Callable[[], tuple[float, float]] | None = None
+    doubt: float = 0.0
     psf: Tensor | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
     shot: ShotLine | None = None
     gains: tuple[float, float, float] | None = None
 
-    def reference(self, given: Input) -> Reference:
-        """Return what parts of the image must share."""
-        encoding = None if self.gains is None else (*self.gains, self.slope)
-        return Reference(given.units, given.fluorescence, self.shot, encoding)
-
     @classmethod
     def of(
         cls,
         given: Input,
         operator: Operator,
-        psf: Tensor | None = None,
         schedule: Schedule | None = None,
+        line: ShotLine | None = None,
     ) -> Problem:
-        """State the problem of an operator that gives an image like the user's."""
-        schedule = schedule or (SHARP if is_sharp(operator) else BLURRED)
-        bounds = partial(noise_bounds, given.observed, operator)
-        return cls(operator, given.samples, bounds, schedule, psf)
+        """State the problem of an operator that makes an image like the user's.
+
+        Parameters
+        ----------
+        given : Input
+            The user's image.
+        operator : Operator
+            The degradation.
+        schedule : Schedule, optional
+            By default one for what the operator does to details.
+        line : ShotLine, optional
+            How the noise grows with light; by default as the user says.
+        """
+        y, kept, sharp = given.observed, given.kept, is_sharp(operator, given.observed)
+        schedule = schedule or (SHARP if sharp else BLURRED)
+        if line is None and isinstance(given.noise, ShotLine):
+            line = given.noise
+        if line is None:
+            return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
+        data = PoissonGaussian.of(operator, y, kept, line.variance, smooth(y), line.scale)
+        data = replace(data, reweighted=not sharp)
+        return cls(data, schedule, shot=replace(line, scale=data.scale))
+
+    def reference(self, given: Input) -> Reference:
+        """Return what parts of the image must share."""
+        encoding = None if self.gains is None else (*self.gains, self.slope)
+        return Reference(given.units, given.fluorescence, self.shot, encoding)
 
     def states(self, given: Input, generator: torch.Generator) -> Iterator[State]:
         """Run the solver that the user chose."""
-        schedule, known = self.schedule, given.noise_sigma
-        known = None if known is None else known * self.slope
-        common: dict[str, Any] = {
-            "iterations": evaluations(given, schedule),
-            "generator": generator,
-        }
+        schedule = replace(self.schedule, iterations=evaluations(given, self.schedule))
+        data = self._data(given)
         if given.literal:
-            start, end = schedule.sgd_noise or (0.0, None)
-            found = iterate_sgd(
-                self.samples,
-                self.operator,
-                given.model,
-                noise_sigma=end if known is None else known,
-                noise_start=start,
-                dae_sigma=given.model.noise_sigma or DAE_SIGMA,
-                bounds=given.units.bounds,
-                **common,
+            level = given.model.noise_sigma or DAE_SIGMA
+            bounds = given.units.bounds
+            found = descend(
+                data, given.model, schedule, dae_sigma=level, bounds=bounds, generator=generator
             )
         else:
-            found = iterate_annealed(
-                self.samples,
-                self.operator,
-                given.model,
-                noise_sigma=known,
-                noise_bounds=self.noise_bounds() if known is None else (known, known),
-                sigma_start=schedule.sigma_start,
-                sigma_end=schedule.sigma_end,
-                end_ratio=schedule.end_ratio,
-                kappa=schedule.kappa,
-                momentum=schedule.momentum,
-                denoise_last=schedule.denoise_last,
-                **common,
-            )
+            found = anneal(data, given.model, schedule, generator=generator)
         for state in found:
             image = state.image if self.decode is None else self.decode(state.image)
             noise, residual = state.noise_sigma / self.slope, state.residual / self.slope
             yield replace(state, image=image, noise_sigma=noise, residual=residual, psf=self.psf)
+
+    def _data(self, given: Input) -> Gaussian:
+        """Return the data term with the noise level as far as it is known."""
+        known = given.noise
+        if known is not None:
+            known = self.data.sigma if isinstance(known, ShotLine) else known * self.slope
+            return self.data.within(known, known)
+        if given.literal:
+            descent = self.schedule.sgd_noise
+            return self.data.within(*((0.0, math.inf) if descent is None else 2 * descent[1:]))
+        estimate = self.noise_bounds or partial(noise_bounds, self.data)
+        least, most = (max(level, self.doubt) for level in estimate())
+        return self.data.within(least, most)
 
 
 @dataclass(frozen=True)
@@ -218,7 +199,7 @@ def describe_planes(planes: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
             name: first
             if name not in listed and all(value[name] == first for value in found)
             else [value and value[name] for value in values]
-            for name, first in found[0].items()
+            for name, first in (found[0] if found else {}).items()
         }
 
     measured = ("noise_sigma", "evaluations", "seconds") if len(planes) > 1 else ()
@@ -260,18 +241,23 @@ class Job:
             When memory runs out.
         """
         units = self._input.units
-        generator = torch.Generator().manual_seed(self.settings["seed"])
+        steps = self._steps(torch.Generator("cpu").manual_seed(self.settings["seed"]))
         needed = estimate_memory(self.settings, self._input)
         device = self._input.observed.device
-        with explain_failures(device, self._input.shape, needed), freed_memory.kept():
-            for state in self._steps(generator):
-                yield replace(
-                    state,
-                    noise_sigma=state.noise_sigma * units.scale,
-                    residual=state.residual * units.scale,
-                    to_array=units.to_array,
-                )
+        while True:
+            # Left before the state is given away: the caller keeps his own state of torch.
+            with explain_failures(device, self._input.shape, needed), own_state():
+                state = next(steps, None)
+            if state is None:
+                return
+            yield replace(
+                state,
+                noise_sigma=state.noise_sigma * units.scale,
+                residual=state.residual * units.scale,
+                to_array=units.to_array,
+            )
 
+    @own_state()
     def result(self, state: State, seconds: float) -> Restoration:
         """Make the result of the run's last, or latest, state."""
         return Restoration(
@@ -323,10 +309,10 @@ def evaluations(given: Input, schedule: Schedule) -> int:
 
 def describe(given: Input, iterations: int) -> dict[str, Any]:
     """Return the settings that all tasks share, as numbers and words."""
-    options, model = given.options, given.model
+    options, model, noise = given.options, given.model, given.options["noise"]
     return {
         "channel_axis": options["channel_axis"],
-        "noise_sigma": options["noise_sigma"],
+        "noise_sigma": asdict(noise) if isinstance(noise, Photons) else noise,
         "masked": 0 if given.kept is None else int((given.kept == 0).sum()),
         "method": options["method"],
         "iterations": iterations,

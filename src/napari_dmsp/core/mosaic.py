@@ -1,18 +1,17 @@
-"""Colour filter arrays: the mosaic as a linear operator, its patterns and its encoding."""
+"""Colour filter arrays: their patterns, and the encoding of linear values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import DmspError
-from .operators import Fit
 
 _COLOURS = "RGB"
 _BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
@@ -25,88 +24,8 @@ KNEE, SLOPE = 0.018, 4.5
 MAX_GAIN = 8.0
 
 
-@dataclass(frozen=True, eq=False)
-class Mosaic:
-    """A colour filter array: every pixel sees one mixture of the channels.
-
-    Parameters
-    ----------
-    weights : Tensor
-        Share (C, H, W) of every channel in every pixel: one 1 and zeros for a plain colour filter,
-        several positive values for a panchromatic pixel, zeros only for a pixel that is not
-        observed. Observations are (B, 1, H, W).
-    """
-
-    weights: Tensor
-    _power: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.weights.ndim != 3 or not bool((self.weights >= 0).all()):
-            raise DmspError("the weights of a mosaic are (channels, height, width), none negative.")
-        object.__setattr__(self, "_power", self.weights.square().sum(0, keepdim=True))
-
-    @property
-    def energy(self) -> float:
-        """Mean squared norm of the weights of an observed pixel."""
-        return float(self._power[self._power > 0].mean())
-
-    @property
-    def norm(self) -> float:
-        """Largest squared norm of the weights of a pixel."""
-        return float(self._power.max())
-
-    @property
-    def coverage(self) -> float:
-        """Part of the pixels that are observed."""
-        return float((self._power > 0).float().mean())
-
-    @property
-    def fine_gain(self) -> float:
-        """A mosaic is sharp: its finest details hold signal."""
-        return 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the channels of (B, C, H, W) to (B, 1, H, W)."""
-        return (self.weights * x).sum(1, keepdim=True)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """Spread (B, 1, H, W) over the channels."""
-        return self.weights * y
-
-    def fit(
-        self,
-        y: Tensor,
-        prior: Tensor,
-        c: float,
-        start: Tensor | None = None,
-        tolerance: float = 0.0,
-        max_steps: int | None = None,
-    ) -> Fit:
-        """Fit exactly, pixel by pixel; ``start`` and what follows are not needed.
-
-        The matrix of one pixel is the identity and a matrix of rank one (Sherman, Morrison).
-        """
-        inner = (y - self.forward(prior)) / (self._power + c)
-        return Fit(prior + self.adjoint(inner), c**2 * float(inner.square().sum()))
-
-    def start(self, y: Tensor) -> Tensor:
-        """Interpolate the most frequent channel, then the differences of the others from it."""
-        share = self.weights / self.weights.sum(0).clamp_min(torch.finfo(y.dtype).tiny)
-        level = y / self.weights.sum(0).clamp_min(torch.finfo(y.dtype).tiny)
-        main = int(share.sum((1, 2)).argmax())
-        base = _interpolate(level, share[main])
-        x = torch.cat([base + _interpolate(level - base, s) for s in share], dim=1)
-        # Keep what was observed.
-        error = (y - self.forward(x)) * (self._power > 0)
-        return x + self.adjoint(error / self._power.clamp_min(torch.finfo(y.dtype).tiny))
-
-    def crop(self, x: Tensor) -> Tensor:
-        """Return the whole image: a mosaic has its size."""
-        return x
-
-
 def cfa_weights(pattern: str | ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the weights (C, H, W) of a colour filter array, see `Mosaic`.
+    """Return the filters (C, H, W) of a colour filter array, see `operators.Mosaic`.
 
     Parameters
     ----------
@@ -127,9 +46,12 @@ def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
     """Return one period (C, h, w) of a colour filter array, as for `cfa_weights`."""
     tile = _named_tile(pattern) if isinstance(pattern, str) else np.asarray(pattern)
     if tile.ndim == 2 and tile.size and tile.dtype.kind in "iu":
-        if tile.min() < -1 or tile.max() > 2:
-            raise DmspError("a colour filter array of channel numbers holds 0, 1, 2, or -1.")
-        weights = tile == np.arange(3)[:, None, None]
+        if tile.min() < -1 or tile.max() > 3:
+            raise DmspError(
+                "a colour filter array of channel numbers holds 0, 1, 2 for red, green, blue, 3 "
+                "for a second green, or -1."
+            )
+        weights = np.where(tile == 3, 1, tile) == np.arange(3)[:, None, None]
     else:
         weights = np.moveaxis(tile, -1, 0) if tile.ndim == 3 else tile
     if weights.ndim != 3 or weights.shape[0] != 3 or weights.dtype.kind not in "biuf":
@@ -145,6 +67,22 @@ def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
     return weights.astype(np.float32)
 
 
+def cfa_channels(pattern: str | ArrayLike) -> NDArray[np.int_]:
+    """Return one period (h, w) of a colour filter array as numbers of channels, -1 for none.
+
+    They are those of LibRaw: 0 red, 1 green, 2 blue, 3 the green in rows without red.
+    """
+    weights = cfa_tile(pattern)
+    if not ((weights == 0) | (weights == 1)).all() or weights.sum(0).max() > 1:
+        raise DmspError("filters with levels of their own see one colour each; give one level.")
+    channels = np.where(weights.any(0), weights.argmax(0), -1)
+    numbers = np.asarray(pattern)
+    second = ~(channels == 0).any(1, keepdims=True)
+    if numbers.dtype.kind in "iu" and (numbers == 3).any():
+        second = numbers == 3
+    return np.where((channels == 1) & second, 3, channels)
+
+
 def _named_tile(name: str) -> NDArray[np.int_]:
     known = {p.lower(): p for p in PATTERNS}
     if name.lower() not in known:
@@ -153,27 +91,6 @@ def _named_tile(name: str) -> NDArray[np.int_]:
     letters = _XTRANS if name == "X-Trans" else _BAYER[name.removeprefix("quad-")]
     tile = np.array([[_COLOURS.index(c) for c in row] for row in letters.split("/")])
     return np.kron(tile, np.ones((2, 2), int)) if name.startswith("quad-") else tile
-
-
-def _interpolate(values: Tensor, share: Tensor) -> Tensor:
-    """Average (B, 1, H, W) over the nearest pixels with a share, by a tent that grows until any."""
-    known = share.expand_as(values)
-    result, missing = torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool)
-    for reach in range(2, max(values.shape[-2:]) + 2):
-        total = _tent(known, reach)
-        found = missing & (total > 0.1)
-        mean = _tent(known * values, reach) / total.clamp_min(1e-6)
-        result = torch.where(found, mean, result)
-        missing &= ~found
-        if not bool(missing.any()):
-            break
-    return result
-
-
-def _tent(x: Tensor, reach: int) -> Tensor:
-    ramp = 1 - torch.arange(1 - reach, reach, dtype=x.dtype, device=x.device).abs() / reach
-    rows = F.conv2d(x, ramp[None, None, :, None], padding=(reach - 1, 0))
-    return F.conv2d(rows, ramp[None, None, None, :], padding=(0, reach - 1))
 
 
 def develop(image: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -215,21 +132,40 @@ class Encoding:
     slope: float
 
     @classmethod
-    def of(cls, y: Tensor, weights: Tensor) -> Encoding:
-        """Balance a mosaic (B, 1, H, W) on 0..1 for a grey world: equal means of all colours."""
-        means = (weights * y).sum((0, 2, 3)) / (weights.sum((1, 2)) * y.shape[0])
+    def of(cls, y: Tensor, filters: Tensor, kept: Tensor | None = None) -> Encoding:
+        """Balance a mosaic (B, 1, H, W) on 0..1 for a grey world: equal means of all colours.
+
+        ``kept`` is 0 in gaps, which do not count.
+        """
+        shares = (filters if kept is None else kept * filters).expand(len(y), -1, -1, -1)
+        means = (shares * y).sum((0, 2, 3)) / shares.sum((0, 2, 3)).clamp_min(1)
         gains = (means.max() / means.clamp_min(1e-3)).clamp(max=MAX_GAIN)
         encoding, step = cls(gains[:, None, None], 1.0), 1e-3
-        change = encoding.encode(y + step, weights) - encoding.encode(y, weights)
-        return replace(encoding, slope=float(change.square().mean().sqrt()) / step)
+        change = (encoding.encode(y + step, filters) - encoding.encode(y, filters)).square()
+        seen = shares.sum(1, keepdim=True)
+        return replace(encoding, slope=float((seen * change).sum() / seen.sum()) ** 0.5 / step)
 
-    def encode(self, y: Tensor, weights: Tensor) -> Tensor:
+    def encode(self, y: Tensor, filters: Tensor) -> Tensor:
         """Encode a mosaic."""
-        balanced = y * (weights * self.gains).sum(0)
+        balanced = y * (filters * self.gains).sum(0)
         curved = 1.099 * balanced.clamp_min(KNEE) ** 0.45 - 0.099
         return torch.where(balanced > KNEE, curved, SLOPE * balanced)
 
     def decode(self, x: Tensor) -> Tensor:
         """Undo it for colours (B, 3, H, W)."""
-        curved = ((x.clamp_min(SLOPE * KNEE) + 0.099) / 1.099) ** (1 / 0.45)
-        return torch.where(x > SLOPE * KNEE, curved, x / SLOPE) / self.gains
+        return _straightened(x) / self.gains
+
+    def variance(self, line: Callable[[Tensor], Tensor], filters: Tensor, y: Tensor) -> Tensor:
+        """Return the variance of an encoded mosaic ``y``, given that of linear values."""
+        gains = (filters * self.gains).sum(0)
+        balanced = _straightened(y)
+        steep = 0.45 * 1.099 * balanced.clamp_min(KNEE) ** -0.55
+        steep = gains * torch.where(balanced > KNEE, steep, SLOPE)
+        # Pixels without a filter have no gain.
+        return line(balanced / gains.clamp_min(1e-6)) * steep.square().clamp_min(1e-6)
+
+
+def _straightened(x: Tensor) -> Tensor:
+    """Undo the curve."""
+    curved = ((x.clamp_min(SLOPE * KNEE) + 0.099) / 1.099) ** (1 / 0.45)
+    return torch.where(x > SLOPE * KNEE, curved, x / SLOPE)

@@ -1,61 +1,141 @@
-"""The noise level: from the observation alone, and from the residual (eq. 21)."""
+"""Estimates of the noise from the observation alone: one level, or one that grows with light.
+
+Only what was observed counts: what fills gaps is smooth, and has no noise.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+import pywt
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.stats import chi2
+from scipy.spatial import cKDTree
+from scipy.stats import chi2, halfnorm
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
+from ..settings import Photons
+from .data import FLOOR, Gaussian
 from .operators import Operator
 
-# Noise is never assumed to be less than this part of the range: rounding to 8 bits gives 0.3/255.
-FLOOR = 0.2 / 255
-# Operators that pass more than this power in the finest wavelets leave the observation sharp.
+# Operators that let more than this power of the finest details through leave observations sharp.
 SHARP_GAIN = 0.05
-# Patches: their side, how many are used, which part of their principal components holds noise and
-# not image, and the rank of the patch that stands for one without texture.
-PATCH = 8
+# Patches: their sides, larger ones first, how many are used, which part of their principal
+# components holds noise and not image, and the rank of the patch that stands for one without
+# texture.
+PATCHES = (8, 6, 4)
 MOST_PATCHES = 65_536
 WEAKEST = 0.25
 QUIETEST = 0.04
 # Detail of photographs that the patches take for noise, on the scale of the prior.
 PATCH_BIAS = 2 / 255
 
+# Median of |N(0, 1)|, and the least number of values of which a median is taken.
+MAD, LEAST_VALUES = 0.6745, 64
+# Most pixels whose nearest neighbours are compared.
+MOST_PAIRS = 65_536
 # Noise that grows with light: the least ratio of variances that matters, bins of the intensity, the
-# least pixels in one, the blur that leaves the light of a pixel, and the median of |N(0, 1)|.
+# least pixels in one, and the width of the blur that leaves the light of a pixel, in pixels.
 SHOT_RATIO = 3.0
 SHOT_BINS, SHOT_PIXELS = 64, 32
 SHOT_SMOOTHING = 1.5
-MAD = 0.6745
+# The same in sharp images: bins of the patches, the least patches in one, the greatest noise level
+# that may be detail, which part of the bins must be how near to the line, and steps that find it.
+LINE_BINS, LINE_PATCHES = 16, 64
+LEAST_SHOT = 4 / 255
+AGREE, NEAR = 0.8, 0.25
+LINE_STEPS = 20
+# A filter that adds up the samples under one coefficient of the wavelets.
+_SUM = pywt.Wavelet("sum", filter_bank=4 * [4 * [1.0]])
+
+Plane = NDArray[np.float64]
+Gaps = NDArray[np.bool_]
 
 
-def wavelet_sigma(y: Tensor) -> float:
+def wavelet_sigma(y: Tensor, weights: Tensor | None = None) -> float:
     """Robust estimate of the noise level of (B, C, H, W), in its units.
 
     The median absolute deviation of the finest diagonal wavelets. Blur removes the signal from
     that band, so for blurred images it is nearly exact.
+
+    Parameters
+    ----------
+    y : Tensor
+        Images with the same noise level everywhere.
+    weights : Tensor, optional
+        0 in gaps. Wavelets that touch one are left out. Where too few are left, diagonal
+        differences of four neighbours stand for them, and then differences of nearest neighbours,
+        which hold some of the image as well.
 
     References
     ----------
     .. [1] Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994,
        DOI 10.1093/biomet/81.3.425.
     """
-    planes = y.detach().cpu().numpy().reshape(-1, *y.shape[-2:])
+    planes, gaps = _planes(y, weights)
+    if gaps is not None:
+        return _mean_level([_gappy_sigma(*pair) for pair in zip(planes, gaps, strict=True)])
     if min(planes.shape[1:]) < 8:
-        return float(FLOOR)
-    sigmas = estimate_sigma(planes, channel_axis=0)
-    return float(np.sqrt(np.mean(np.square(np.nan_to_num(sigmas)))))
+        return FLOOR
+    return _mean_level(np.nan_to_num(estimate_sigma(planes, channel_axis=0)))
 
 
-def patch_sigma(y: Tensor, observed: NDArray[np.bool_] | None = None) -> float:
+def _gappy_sigma(plane: Plane, gaps: Gaps) -> float:
+    """Noise level of a plane by the finest differences of pixels that were observed."""
+    if min(plane.shape) >= 8:
+        wavelets = pywt.dwtn(plane, "db2")["dd"]
+        touched = pywt.dwtn(gaps.astype(float), _SUM)["aa"] > 0.5
+        if (~touched).sum() >= LEAST_VALUES:
+            return _deviation(wavelets[~touched])
+    touched = sliding_window_view(gaps, (2, 2)).any((2, 3))
+    if (~touched).sum() >= LEAST_VALUES:
+        a, b, c, d = (plane[i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1))
+        return _deviation((a - b - c + d)[~touched] / 2)
+    return _neighbour_sigma(plane, gaps)
+
+
+def _neighbour_sigma(plane: Plane, gaps: Gaps) -> float:
+    """Noise level by the differences of nearest neighbours, wherever they are."""
+    places = np.argwhere(~gaps)
+    if len(places) < 2:
+        return FLOOR
+    some = places[:: -(-len(places) // MOST_PAIRS)]
+    _, nearest = cKDTree(places).query(some, k=2)
+    values = plane[tuple(places.T)]
+    differences = (plane[tuple(some.T)] - values[nearest[:, 1]]) / math.sqrt(2)
+    # The smaller half has less of the image.
+    return _deviation(differences, 0.25)
+
+
+def _deviation(values: NDArray[np.float64], rank: float = 0.5) -> float:
+    """Robust standard deviation of values about zero; those that are exactly zero are clipped."""
+    values = np.abs(values[np.nonzero(values)])
+    return float(np.quantile(values, rank) / halfnorm.ppf(rank)) if values.size else 0.0
+
+
+def _mean_level(sigmas: list[float] | NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(sigmas))))
+
+
+def _planes(y: Tensor, weights: Tensor | None) -> tuple[Plane, NDArray[np.bool_] | None]:
+    """Return the planes of (B, C, H, W), and where they have gaps; None without any."""
+    planes = y.detach().cpu().double().numpy().reshape(-1, *y.shape[-2:])
+    if weights is None or bool((weights > 0).all()):
+        return planes, None
+    gaps = (weights <= 0).expand_as(y).cpu().numpy().reshape(planes.shape)
+    return planes, gaps
+
+
+def patch_sigma(
+    y: Tensor, observed: NDArray[np.bool_] | None = None, weights: Tensor | None = None
+) -> float:
     """Noise level of sharp images (B, C, H, W) or mosaics, in their units.
 
     Patches that begin at the same place of the period are like each other: few principal components
@@ -68,72 +148,174 @@ def patch_sigma(y: Tensor, observed: NDArray[np.bool_] | None = None) -> float:
         Images with the same noise level everywhere.
     observed : ndarray, optional
         One period (h, w) of a mosaic, False where it has no pixel.
+    weights : Tensor, optional
+        0 in gaps. Patches that touch one are left out.
 
     Returns
     -------
     float
         Never less than `FLOOR`. For mosaics of photographs on a scale of 255 the average estimate
-        is 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10.
+        is 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10. Where gaps
+        leave no patches, nearest neighbours of one place of the period are compared: more than the
+        noise.
 
     References
     ----------
     .. [1] Pyatykh, Hesser, Zheng, "Image noise level estimation by principal component analysis",
        TIP 2013, DOI 10.1109/TIP.2012.2221728.
     """
-    planes = y.detach().cpu().double().numpy().reshape(-1, *y.shape[-2:])
-    if min(planes.shape[1:]) < PATCH:
-        return FLOOR
     observed = np.ones((1, 1), bool) if observed is None else observed
-    patches = np.concatenate([_aligned_patches(plane, observed, len(planes)) for plane in planes])
-    if len(patches) < 4 * patches.shape[1]:
-        return FLOOR
+    planes, gaps = _planes(y, weights)
+    found = _patch_sigma(planes, observed, gaps)
+    return max(_phase_sigma(planes, observed, gaps) if found is None else found, FLOOR)
+
+
+def _patch_sigma(planes: Plane, observed: Gaps, gaps: Gaps | None) -> float | None:
+    """Return the level by the largest patches of which there are enough; None without any."""
+    for side in PATCHES:
+        if min(planes.shape[1:]) < side:
+            continue
+        patches = _patches(planes, observed, gaps, side)
+        if len(patches) >= 4 * patches.shape[1]:
+            level = _quiet_sigma(patches)
+            if gaps is None:
+                return level
+            # The components of few patches adapt to their noise: as much as to white noise.
+            white = np.random.default_rng(0).standard_normal(planes.shape)
+            return level / _quiet_sigma(_patches(white, observed, gaps, side))
+    return None
+
+
+def _quiet_sigma(patches: NDArray[np.float64]) -> float:
     energy, _ = _weak_energy(patches)
     energy, freedom = _weak_energy(patches[energy <= np.median(energy)])
-    variance = np.quantile(energy, QUIETEST) / chi2.ppf(QUIETEST, freedom)
-    return float(max(np.sqrt(variance), FLOOR))
+    return float(np.sqrt(np.quantile(energy, QUIETEST) / chi2.ppf(QUIETEST, freedom)))
 
 
-def _weak_energy(patches: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return every patch's energy in the weakest principal components, and how many they are."""
-    centred = patches - patches.mean(0)
+def _phase_sigma(planes: Plane, observed: Gaps, gaps: Gaps | None) -> float:
+    """Return the level by nearest neighbours at the same place of the period."""
+    missing = np.zeros(planes.shape, bool) if gaps is None else gaps
+    height, width = observed.shape
+    return _mean_level(
+        [
+            _neighbour_sigma(plane[i::height, j::width], gap[i::height, j::width])
+            for plane, gap in zip(planes, missing, strict=True)
+            for i, j in np.argwhere(observed)
+        ]
+    )
+
+
+def _weak_energy(
+    patches: NDArray[np.float64], among: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], int]:
+    """Return every patch's energy in the weakest principal components, and how many they are.
+
+    The components are those of the patches ``among`` them, by default all.
+    """
+    among = patches if among is None else among
+    centred = among - among.mean(0)
     _, components = np.linalg.eigh(centred.T @ centred)
     weakest = max(int(patches.shape[1] * WEAKEST), 1)
-    return np.square(centred @ components[:, :weakest]).sum(1), weakest
+    energy = np.square((patches - among.mean(0)) @ components[:, :weakest]).sum(1)
+    return energy, weakest
+
+
+def _patches(planes: Plane, observed: Gaps, gaps: Gaps | None, side: int) -> NDArray[np.float64]:
+    """Return the patches (n, pixels) of all planes, see `_aligned_patches`."""
+    found = [
+        _aligned_patches(plane, observed, side, len(planes), None if gaps is None else gaps[i])
+        for i, plane in enumerate(planes)
+    ]
+    return np.concatenate(found)
 
 
 def _aligned_patches(
-    plane: NDArray[np.float64], observed: NDArray[np.bool_], planes: int
+    plane: Plane, observed: Gaps, side: int, planes: int, gaps: Gaps | None
 ) -> NDArray[np.float64]:
-    """Return patches (n, pixels) at one phase of the period, observed and not clipped."""
+    """Return patches (n, pixels) at one phase of the period, without gaps and not clipped."""
     height, width = observed.shape
-    repeats = -(-PATCH // height), -(-PATCH // width)
-    kept = np.tile(observed, repeats)[:PATCH, :PATCH].ravel()
-    windows = sliding_window_view(plane, (PATCH, PATCH))[::height, ::width]
-    count = windows.shape[0] * windows.shape[1] * planes
-    step = math.ceil(math.sqrt(count / MOST_PATCHES))
-    patches = windows[::step, ::step].reshape(-1, PATCH**2)[:, kept]
+    repeats = -(-side // height), -(-side // width)
+    kept = np.tile(observed, repeats)[:side, :side].ravel()
+
+    def cut(image: NDArray[Any]) -> NDArray[Any]:
+        windows = sliding_window_view(image, (side, side))[::height, ::width]
+        step = math.ceil(math.sqrt(windows.shape[0] * windows.shape[1] * planes / MOST_PATCHES))
+        return windows[::step, ::step].reshape(-1, side**2)[:, kept]
+
+    patches = cut(plane)
+    lowest, highest = plane.min(), plane.max()
+    if gaps is not None:
+        patches = patches[~cut(gaps).any(1)]
+        lowest, highest = plane[~gaps].min(), plane[~gaps].max()
     if not patches.size:
         return np.empty((0, int(kept.sum())))
-    inside = (patches.min(1) > plane.min()) & (patches.max(1) < plane.max())
+    inside = (patches.min(1) > lowest) & (patches.max(1) < highest)
     return patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches
 
 
-def noise_bounds(y: Tensor, operator: Operator) -> tuple[float, float]:
-    """Return the least and the greatest noise level of an observation without gaps.
+def noise_bounds(data: Gaussian) -> tuple[float, float]:
+    """Return the least and the greatest noise level of samples of weight 1.
 
     Blur leaves only noise in the finest wavelets, which then give the least possible level. In a
     sharp observation they hold detail too, and patches without texture give the greatest.
     """
-    return sharp_bounds(y) if is_sharp(operator) else (wavelet_sigma(y), math.inf)
-
-
-def sharp_bounds(y: Tensor) -> tuple[float, float]:
-    """Return the least and the greatest noise level of sharp images."""
-    most = min(patch_sigma(y), wavelet_sigma(y))
+    y, weights = data.y, data.weights
+    if weights is not None:
+        y = y * weights.sqrt()
+    if not is_sharp(data.operator, y):
+        return wavelet_sigma(y, weights), math.inf
+    # Neighbours that are far from each other hold too much of the image for a lower bound.
+    planes, gaps = _planes(y, weights)
+    patches = _patch_sigma(planes, np.ones((1, 1), bool), gaps)
+    wavelets = wavelet_sigma(y, weights)
+    if patches is None:
+        return 0.0, max(wavelets, FLOOR)
+    most = min(max(patches, FLOOR), wavelets)
     return math.sqrt(max(most**2 - PATCH_BIAS**2, 0.0)), most
 
 
-def shot_line(y: Tensor) -> ShotLine | None:
+@dataclass(frozen=True)
+class ShotLine:
+    """Noise that grows with light, as photons make it: variance ``slope * light + offset``.
+
+    Attributes
+    ----------
+    slope, offset : float
+        On the scale of the samples.
+    floor : float
+        Least variance.
+    scale : float, optional
+        Noise level of samples of weight 1; None where the weights are not known yet.
+    """
+
+    slope: float
+    offset: float
+    floor: float
+    scale: float | None = None
+
+    @classmethod
+    def of(cls, photons: Photons, low: float, scale: float) -> ShotLine:
+        """Put known noise on the scale of the prior, black at ``low`` and white ``scale`` above.
+
+        What has no light is not without noise: it has that of half a photon, at least.
+        """
+        gain, read = photons.gain / scale, photons.read_noise / scale
+        offset = gain * (low - photons.offset) / scale + read**2
+        return cls(gain, offset, max(read**2, gain**2 / 2, FLOOR**2))
+
+    def variance(self, light: Tensor) -> Tensor:
+        """Return the variance of samples by the light that they have on average."""
+        return (self.slope * light + self.offset).clamp(min=self.floor)
+
+
+def smooth(y: Tensor) -> Tensor:
+    """Return the light of every sample, nearly without noise."""
+    planes = y.detach().cpu().double().numpy()
+    width = (0, 0, *(y.ndim - 2) * (SHOT_SMOOTHING,))
+    return torch.from_numpy(gaussian_filter(planes, width)).to(y)
+
+
+def shot_line(y: Tensor, weights: Tensor | None = None) -> ShotLine | None:
     """Fit the straight line of the intensity that the variance of photons is.
 
     The finest diagonal differences of a blurred image hold noise only: their median size in bins of
@@ -142,7 +324,9 @@ def shot_line(y: Tensor) -> ShotLine | None:
     Parameters
     ----------
     y : Tensor
-        Grey image (1, 1, H, W), blurred.
+        Blurred images (B, C, H, W).
+    weights : Tensor, optional
+        0 in gaps.
 
     Returns
     -------
@@ -154,45 +338,25 @@ def shot_line(y: Tensor) -> ShotLine | None:
     .. [1] Foi, Trimeche, Katkovnik, Egiazarian, "Practical Poissonian-Gaussian noise modeling and
        fitting for single-image raw-data", TIP 2008, DOI 10.1109/TIP.2008.2001399.
     """
-    plane = y[0, 0].detach().cpu().double().numpy()
-    if min(plane.shape) < 2 * PATCH:
+    planes, gaps = _planes(y, weights)
+    if min(planes.shape[1:]) < 2 * PATCHES[0]:
         return None
-    slope, offset, darkest, lightest = _noise_line(plane)
-    least = slope * darkest + offset
-    if least <= 0 or slope * lightest + offset < SHOT_RATIO * least:
-        return None
-    line = ShotLine(slope, offset, least)
-    return replace(line, scale=float(line.weights(y).square().mean().rsqrt()))
+    height, width = (size // 2 * 2 for size in planes.shape[1:])
+    corners = [(slice(i, height, 2), slice(j, width, 2)) for i in (0, 1) for j in (0, 1)]
+    a, b, c, d = (planes[:, rows, columns] for rows, columns in corners)
+    detail, mean = np.abs(a - b - c + d) / 2, (a + b + c + d) / 4
+    around = partial(gaussian_filter, sigma=(0, 1, 1))
+    if gaps is None:
+        mean = around(mean)
+    else:
+        clear = ~np.any([gaps[:, rows, columns] for rows, columns in corners], axis=0)
+        share = around(clear.astype(float))
+        detail, mean = detail[clear], around(clear * mean)[clear] / share[clear]
+    return _fit_line(detail.ravel(), mean.ravel()) if detail.size >= 2 * SHOT_PIXELS else None
 
 
-@dataclass(frozen=True)
-class ShotLine:
-    """Variance as ``slope * intensity + offset``, at least half of ``least``."""
-
-    slope: float
-    offset: float
-    least: float
-    scale: float = 1.0
-
-    def weights(self, y: Tensor) -> Tensor:
-        """Weights of a grey image (1, 1, H, W) that make its noise alike.
-
-        Their mean square is 1 in the image that the line was fitted to.
-        """
-        light = gaussian_filter(y[0, 0].detach().cpu().double().numpy(), SHOT_SMOOTHING)
-        # Noise pulls some pixels below the darkest mean: not all that far.
-        variance = np.maximum(self.slope * light + self.offset, self.least / 2)
-        return torch.from_numpy(self.scale / np.sqrt(variance)).to(y)[None, None]
-
-
-def _noise_line(plane: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Fit variance = slope * mean + offset; return both, and the least and the greatest mean."""
-    height, width = (size // 2 * 2 for size in plane.shape)
-    a, b, c, d = (plane[i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
-    detail, mean = (
-        np.abs(a - b - c + d).ravel() / 2,
-        gaussian_filter((a + b + c + d) / 4, 1).ravel(),
-    )
+def _fit_line(detail: NDArray[np.float64], mean: NDArray[np.float64]) -> ShotLine | None:
+    """Fit variance = slope * mean + offset to the details of pixels and to their surroundings."""
     bins = np.array_split(np.argsort(mean), min(SHOT_BINS, max(2, mean.size // SHOT_PIXELS)))
     means = np.array([mean[pixels].mean() for pixels in bins])
     variances = np.array([np.median(detail[pixels]) / MAD for pixels in bins]) ** 2
@@ -202,24 +366,78 @@ def _noise_line(plane: NDArray[np.float64]) -> tuple[float, float, float, float]
     for _ in range(5 if variances.any() else 0):
         slope, offset = np.polyfit(means, variances, 1, w=1 / fitted)
         fitted = np.maximum(slope * means + offset, variances.max() * 1e-3)
-    return float(slope), float(offset), float(means[0]), float(means[-1])
+    least, greatest = slope * means[0] + offset, slope * means[-1] + offset
+    if least <= 0 or greatest < SHOT_RATIO * least:
+        return None
+    # Noise pulls some pixels below the darkest mean: not all that far.
+    return ShotLine(float(slope), float(offset), float(least) / 2)
 
 
-def is_sharp(operator: Operator) -> bool:
-    """Whether an operator passes detail at the scale of a pixel."""
-    return operator.fine_gain >= SHARP_GAIN
+def sharp_line(
+    y: Tensor, weights: Tensor | None = None, period: tuple[int, int] = (1, 1)
+) -> ShotLine | None:
+    """Fit the same line to images that hold detail, or to mosaics.
 
-
-def residual_variance(mean_square: float, sigma: float, energy: float) -> float:
-    """Noise variance that maximises the objective for the current estimate, eq. 21.
+    In bins of patches with like means, the least textured ones tell the variance, as they do in
+    `patch_sigma`; most bins must agree on the line, since detail grows with light as well.
 
     Parameters
     ----------
-    mean_square : float
-        Mean square of the residual ``A x - y``.
-    sigma : float
-        Width of the smoothing of the prior, in the units of the residual.
-    energy : float
-        ``|k|^2`` of the operator.
+    y : Tensor
+        Sharp images (B, C, H, W).
+    weights : Tensor, optional
+        0 in gaps.
+    period : tuple of int
+        Height and width of the period of a mosaic: each place of it is an image.
+
+    Returns
+    -------
+    ShotLine or None
+        None where the variance differs by less than `SHOT_RATIO`, or may be that of detail.
     """
-    return mean_square + sigma**2 * energy
+    planes, gaps = _planes(y, weights)
+    planes, gaps = _phases(planes, period), None if gaps is None else _phases(gaps, period)
+    one = np.ones((1, 1), bool)
+    for side in PATCHES:
+        if min(planes.shape[1:]) < side:
+            continue
+        patches = _patches(planes, one, gaps, side)
+        if len(patches) >= LINE_BINS * LINE_PATCHES:
+            return _agreed_line(patches)
+    return None
+
+
+def _phases(planes: NDArray[Any], period: tuple[int, int]) -> NDArray[Any]:
+    """Return every place of the period as a plane."""
+    (height, width), (rows, columns) = planes.shape[1:], period
+    whole = planes[:, : height // rows * rows, : width // columns * columns]
+    return np.concatenate([whole[:, i::rows, j::columns] for i, j in np.ndindex(period)])
+
+
+def _agreed_line(patches: NDArray[np.float64]) -> ShotLine | None:
+    """Fit a line below the variances of bins of patches; None where they do not agree."""
+    energy, _ = _weak_energy(patches)
+    energy, freedom = _weak_energy(patches, patches[energy <= np.median(energy)])
+    means = patches.mean(1)
+    bins = np.array_split(np.argsort(means), LINE_BINS)
+    quiet = np.array([np.quantile(energy[group], QUIETEST) for group in bins])
+    variances, light = quiet / chi2.ppf(QUIETEST, freedom), [means[group].mean() for group in bins]
+    fitted, trust = np.full_like(variances, variances.mean()), np.ones_like(variances)
+    if not variances.any():
+        return None
+    for _ in range(LINE_STEPS):
+        slope, offset = np.polyfit(light, variances, 1, w=trust / fitted)
+        fitted = np.maximum(slope * np.array(light) + offset, variances.max() * 1e-3)
+        # What lies above the line has texture.
+        above = variances / fitted - 1
+        trust = np.where(above > 0, 1 / (1 + np.square(above / 0.1)), 1)
+    least, greatest = fitted[0], slope * light[-1] + offset
+    agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= AGREE
+    if not agreed or greatest < max(SHOT_RATIO * least, LEAST_SHOT**2):
+        return None
+    return ShotLine(float(slope), float(offset), float(least) / 2)
+
+
+def is_sharp(operator: Operator, y: Tensor) -> bool:
+    """Whether an operator passes detail at the scale of a pixel of its observation ``y``."""
+    return operator.fine_gain(y) >= SHARP_GAIN

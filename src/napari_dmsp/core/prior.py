@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..priors import prior_files
-from .device import supports_bf16
+from .device import own_state, supports_bf16
+from .identity import fingerprint
 from .networks import ARCHITECTURES
 from .tiling import Tiled
 
@@ -82,7 +83,7 @@ class Prior:
     noise_sigma : float or None
         The one level it was trained for; None means any.
     sha256 : str or None
-        Hash of the weights file.
+        Hash of the weights file; of other callables, `fingerprint`, see `load_prior`.
     autocast : bool
         Whether the denoiser may compute in bfloat16 where that is faster and does no harm.
     card : dict
@@ -131,16 +132,19 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
     Returns
     -------
     Prior
+        With ``sha256``: that of the file, or what tells a callable from others, so that a run that
+        is resumed never mixes two. It is random for one that cannot be looked into.
 
     Raises
     ------
     DmspError
         If there is no such prior, or the file was not written by the trainer.
     """
+    if not isinstance(prior, Prior) and callable(prior):
+        prior = Prior(prior, getattr(prior, "__name__", type(prior).__name__))
     if isinstance(prior, Prior):
-        return prior
-    if callable(prior):
-        return Prior(prior, getattr(prior, "__name__", type(prior).__name__))
+        about = prior.denoiser, prior.channels, prior.noise_sigma
+        return prior if prior.sha256 else replace(prior, sha256=fingerprint(about))
     files = prior_files()
     path = files.get(str(prior), Path(prior))
     if not path.is_file():
@@ -149,16 +153,21 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
 
 
 @lru_cache(maxsize=8)
+@own_state()
 def _read_prior(path: Path, changed: int) -> Prior:
     """Read a file, once as long as it is not ``changed``."""
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["napari-dmsp"])
+            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
         sigma = config.pop("noise_sigma", None)
         channels = config["channels"]
-        net = ARCHITECTURES[config.pop("architecture")](**config)
-        net.load_state_dict(load_file(path))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        net = _build(config, found)
+        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise ValueError("its weights are not finite")
+        net.load_state_dict(weights, assign=True)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise DmspError(
             f"{path} is not a prior written by this package's trainer ({error})."
         ) from error
@@ -173,6 +182,23 @@ def _read_prior(path: Path, changed: int) -> Prior:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         card=_read_card(path.with_suffix(".json")),
     )
+
+
+def _build(config: dict[str, Any], found: dict[str, tuple[int, ...]]) -> torch.nn.Module:
+    """Make the network of a configuration without memory, and compare it with what a file has."""
+    # No number of layers is greater than that of the tensors, and no width than 2^16.
+    layers = [config.get("blocks", 1), config.get("depth", 1), len(config.get("widths", ()))]
+    widths = [config["channels"], config.get("width", 1), *config.get("widths", ())]
+    for number, most in [(n, len(found) + 2) for n in layers] + [(n, 2**16) for n in widths]:
+        if type(number) is not int or not 0 <= number <= most:
+            raise ValueError(f"{number!r} is no size of its network")
+    with torch.device("meta"):
+        net = ARCHITECTURES[config.pop("architecture")](**config)
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    if found != expected:
+        name = next(n for n in (*expected, *found) if expected.get(n) != found.get(n))
+        raise ValueError(f"{name} has shape {found.get(name)}, expected {expected.get(name)}")
+    return net
 
 
 def _read_card(path: Path) -> dict[str, Any]:

@@ -1,40 +1,42 @@
 """Image files: each format is read and written in one place, without torch."""
 
 from .pictures import (
-    JPEG,
     NUMPY,
-    PNG,
     SUFFIXES,
-    TIFF,
     Picture,
-    check_folder,
     check_output,
     check_psf_output,
-    check_writable,
-    fit_dtype,
     fitting_suffix,
     read_image,
     read_mask,
     read_planes,
     read_psf,
     write_image,
-    write_json,
     write_psf,
 )
+from .records import (
+    check_folder,
+    check_writable,
+    name_beside,
+    write_json,
+    written_whole,
+)
+from .stacks import TIFF, Axis, Stack, open_stack
 
 __all__ = [
-    "JPEG",
     "NUMPY",
-    "PNG",
     "SUFFIXES",
     "TIFF",
+    "Axis",
     "Picture",
+    "Stack",
     "check_folder",
     "check_output",
     "check_psf_output",
     "check_writable",
-    "fit_dtype",
     "fitting_suffix",
+    "name_beside",
+    "open_stack",
     "read_image",
     "read_mask",
     "read_planes",
@@ -42,4 +44,5 @@ __all__ = [
     "write_image",
     "write_json",
     "write_psf",
+    "written_whole",
 ]

@@ -1,37 +1,27 @@
-"""Image files and TIFF stacks in, the same kinds out, checked before any long work."""
+"""Pictures: images and stacks from files, checked and written as the same kinds of files."""
 
 from __future__ import annotations
 
-import html
-import json
-import os
-import re
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, PngImagePlugin
 from scipy.ndimage import zoom
 
+from ..dtypes import fit_dtype
 from ..errors import DmspError
+from . import tags as notes
+from .records import check_readable, check_writable, reading, written_whole
+from .stacks import TIFF
+from .tiff import read_tiff, write_tiff
 
-TIFF, PNG, JPEG = {".tif", ".tiff"}, {".png"}, {".jpg", ".jpeg"}
+PNG, JPEG = {".png"}, {".jpg", ".jpeg"}
 SUFFIXES = TIFF | PNG | JPEG
 NUMPY = {".npy"}
-# What is kept of ImageJ's metadata: sizes and names, and how channels are shown. The largest file
-# that it reads, in bytes.
-IMAGEJ = (
-    *("unit", "yunit", "zunit", "tunit", "spacing", "xorigin", "yorigin", "zorigin"),
-    *("finterval", "fps", "loop", "Labels", "Info"),
-)
-IMAGEJ_CHANNELS = ("mode", "LUTs", "Ranges")
-IMAGEJ_BYTES = 2**32 - 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +35,18 @@ class Picture:
     alpha : ndarray or None
         (..., H, W) transparency, which no restoration touches.
     tags : dict
-        What `tifffile.imwrite` needs to keep the pixel size.
+        What else the file says, see `napari_dmsp.files.tags`.
     axes : str
         Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
+    warnings : tuple of str
+        Sentences for the user on what is doubtful or was left out.
     """
 
     pixels: NDArray[Any]
     alpha: NDArray[Any] | None = None
     tags: dict[str, Any] = field(default_factory=dict)
     axes: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def channel_axis(self) -> int | None:
@@ -81,7 +74,8 @@ class Picture:
                 alpha.astype(np.float64), factors, order=1, mode="nearest", grid_mode=True
             )
             alpha = fit_dtype(smooth, alpha.dtype)
-        return Picture(pixels, alpha, _refine(self.tags, down, right), self.axes)
+        tags = notes.refine(self.tags, down, right)
+        return replace(self, pixels=pixels, alpha=alpha, tags=tags)
 
 
 def read_image(path: Path) -> Picture:
@@ -97,7 +91,7 @@ def read_image(path: Path) -> Picture:
     if set(picture.pixels.shape[:lead]) == {1}:
         index, alpha = (0,) * lead, picture.alpha
         alpha = None if alpha is None else alpha[index]
-        picture = Picture(picture.pixels[index], alpha, picture.tags)
+        picture = replace(picture, pixels=picture.pixels[index], alpha=alpha, axes="")
     if picture.axes:
         raise DmspError(
             f"{path} has shape {picture.pixels.shape}; expected (H, W), or (H, W, 3) for colour. "
@@ -115,26 +109,13 @@ def read_planes(path: Path) -> Picture:
         For a missing or broken file.
     """
     suffix = _check_readable(path, SUFFIXES)
-    try:
-        array, tags, axes = _read_tiff(path) if suffix in TIFF else (_read_photo(path), {}, "")
-    except DmspError:
-        raise
-    # Decoders raise all sorts of errors for broken files.
-    except Exception as error:
-        raise DmspError(f"{path} cannot be read: {error}") from error
-    samples = array.shape[len(axes) + 2 :]
-    if array.ndim < len(axes) + 2 or samples not in ((), (1,), (2,), (3,), (4,)):
-        raise DmspError(f"{path} has shape {array.shape}; expected (..., H, W) or (..., H, W, 3).")
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.itemsize > 4):
-        raise DmspError(f"{path} has dtype {array.dtype}; convert it to 8, 16 or 32 bits.")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if not samples:
-        return Picture(array, None, tags, axes)
-    colours = 3 if array.shape[-1] >= 3 else 1
-    alpha = array[..., colours] if array.shape[-1] > colours else None
-    return Picture(array[..., :3] if colours == 3 else array[..., 0], alpha, tags, axes)
+    with reading(path):
+        picture = Picture(*read_tiff(path)) if suffix in TIFF else _read_photo(path)
+    lead = len(picture.axes)
+    pixels = picture.pixels
+    if pixels.ndim < lead + 2 or pixels.shape[lead + 2 :] not in ((), (3,)) or 0 in pixels.shape:
+        raise DmspError(f"{path} has shape {pixels.shape}; expected (..., H, W) or (..., H, W, 3).")
+    return picture
 
 
 def read_psf(path: Path) -> NDArray[Any]:
@@ -217,9 +198,16 @@ def fitting_suffix(source: Path, floats: bool = False, colour: bool = False) -> 
     colour : bool
         Whether a grey image becomes one in colour.
     """
-    photo = source.suffix.lower() not in TIFF
-    lost = floats or (colour and _png_form(source)[0] == 16)
-    return ".tif" if photo and lost else source.suffix
+    suffix = source.suffix.lower()
+    if suffix in TIFF or not (floats or (colour and suffix in PNG)):
+        return source.suffix
+    try:
+        with Image.open(source) as image:
+            lost = floats or image.mode.startswith("I")
+    except (OSError, ValueError):
+        # What is wrong is said when it is its turn.
+        lost = floats
+    return ".tif" if lost else source.suffix
 
 
 def check_psf_output(path: Path, named: Collection[Path], overwrite: bool = False) -> None:
@@ -228,49 +216,21 @@ def check_psf_output(path: Path, named: Collection[Path], overwrite: bool = Fals
     check_writable(path, overwrite, named)
 
 
-def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] = ()) -> None:
-    """Raise a `DmspError` unless a file can be written at ``path`` that is none of ``named``."""
-    for other in named:
-        both = path.exists() and other.exists()
-        if path.samefile(other) if both else path.resolve() == other.resolve():
-            raise DmspError(f"output {path} is named twice; choose another name.")
-    if path.is_dir():
-        raise DmspError(f"output {path} is a folder; give a file name.")
-    if path.exists() and not overwrite:
-        raise DmspError(f"output {path} exists; give --overwrite to replace it.")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise DmspError(f"output {path} is write-protected; choose another name.")
-    check_folder(path.parent)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise a `DmspError` unless files can be written into ``folder``."""
-    if not folder.is_dir():
-        raise DmspError(f"folder {folder} does not exist; create it first.")
-    try:
-        # Permission bits do not tell all: only writing shows a read-only disk.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise DmspError(f"folder {folder} cannot be written to: {error}") from error
-
-
 def write_image(path: Path, picture: Picture) -> None:
     """Write a picture; `check_output` says beforehand whether that will work."""
     pixels = picture.pixels
+    suffix = _check_suffix(path, SUFFIXES)
+    if suffix in PNG and picture.tags.get("extrasamples") == "assocalpha":
+        pixels = _divide(pixels, picture.alpha)
     if picture.alpha is not None:
         colours = pixels[..., None] if picture.channel_axis is None else pixels
         alpha = picture.alpha.astype(pixels.dtype)[..., None]
         pixels = np.concatenate([colours, alpha], axis=-1)
-    suffix = _check_suffix(path, SUFFIXES)
-    with _written_whole(path) as partial:
+    with written_whole(path) as partial:
         if suffix in TIFF:
-            _write_tiff(partial, pixels, picture)
-        elif suffix in PNG:
-            iio.imwrite(partial, pixels, plugin="pillow")
+            write_tiff(partial, pixels, picture)
         else:
-            # Least loss: a restored image should not gain new artefacts here.
-            iio.imwrite(partial, pixels, plugin="pillow", quality=95, subsampling=0)
+            _write_photo(partial, pixels, picture)
 
 
 def write_psf(path: Path, psf: NDArray[np.float32]) -> None:
@@ -281,25 +241,8 @@ def write_psf(path: Path, psf: NDArray[np.float32]) -> None:
     if _check_suffix(path, TIFF | NUMPY) in TIFF:
         write_image(path, Picture(psf, axes="Z" * (psf.ndim - 2)))
         return
-    with _written_whole(path) as partial, partial.open("wb") as file:
+    with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, psf)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write values as JSON, with null for the NaN and infinities that it does not know."""
-    known = json.loads(json.dumps(values), parse_constant=lambda _: None)
-    with _written_whole(path) as partial:
-        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-
-
-def fit_dtype(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Convert to ``dtype``, rounded and clipped if that is an integer type."""
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    # In float64, for float32 cannot tell the largest 32-bit integers apart.
-    whole = np.rint(values.astype(np.float64))
-    return np.clip(whole, limits.min, limits.max).astype(dtype)
 
 
 def _check_suffix(path: Path, suffixes: set[str]) -> str:
@@ -310,8 +253,7 @@ def _check_suffix(path: Path, suffixes: set[str]) -> str:
 
 
 def _check_readable(path: Path, suffixes: set[str]) -> str:
-    if not path.is_file():
-        raise DmspError(f"{path} is not a file; check the name.")
+    check_readable(path)
     return _check_suffix(path, suffixes)
 
 
@@ -325,143 +267,84 @@ def _read_numpy(path: Path) -> NDArray[Any]:
     return array
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """Give another name to write to: what is replaced stays whole until the new file is."""
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except (OSError, ValueError) as error:
-        raise DmspError(f"{path} cannot be written: {error}") from error
-    finally:
-        # Left over if the user interrupts, too.
-        partial.unlink(missing_ok=True)
+def _read_photo(path: Path) -> Picture:
+    """Read a PNG or JPEG, turned as its EXIF data say."""
+    with Image.open(path) as image:
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and path.suffix.lower() in PNG:
+            raise DmspError(f"{path} holds {count} images; save the one to restore.")
+        if image.mode == "CMYK":
+            raise DmspError(f"{path} has CMYK colours; save it as RGB.")
+        # The mode of the decoder tells the bits, of which Pillow's mode may have fewer.
+        coded = str(image.tile[0][3]) if image.tile else ""
+        if ";16" in coded and not image.mode.startswith("I"):
+            raise DmspError(
+                f"{path} has 16 bits and colour or transparency, which would be read as 8 bits; "
+                "save it as TIFF."
+            )
+        tags = _photo_tags(image)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("P", "PA") or "transparency" in upright.info:
+            clear = upright.mode == "PA" or "transparency" in upright.info
+            grey = upright.mode in ("1", "L")
+            upright = upright.convert(("LA" if grey else "RGBA") if clear else "RGB")
+        elif upright.mode == "1":
+            upright = upright.convert("L")
+        pixels = np.asarray(upright)
+    if pixels.dtype == np.int32:
+        # Pillow's type for 16 bits in some versions.
+        pixels = pixels.astype(np.uint16)
+    if pixels.ndim == 2:
+        return Picture(pixels, None, tags)
+    colours = 3 if pixels.shape[-1] >= 3 else 1
+    alpha = pixels[..., colours] if pixels.shape[-1] > colours else None
+    return Picture(pixels[..., :3] if colours == 3 else pixels[..., 0], alpha, tags)
 
 
-def _read_photo(path: Path) -> NDArray[Any]:
-    """Read a PNG or JPEG, turned as its EXIF data say, since those are not written again."""
-    bits, form = _png_form(path)
-    if bits == 16 and form in (2, 4, 6):
-        raise DmspError(
-            f"{path} has 16 bits and colour or transparency, which would be read as 8 bits; "
-            "save it as TIFF."
-        )
-    array = np.asarray(iio.imread(path, plugin="pillow", rotate=True))
-    if path.suffix.lower() in JPEG and array.ndim == 3 and array.shape[-1] == 4:
-        raise DmspError(f"{path} has CMYK colours; save it as RGB.")
-    return array
-
-
-def _png_form(path: Path) -> tuple[int, int]:
-    """Return the bits per sample and the colour type of a PNG file; zeros if it is none."""
-    if path.suffix.lower() not in PNG:
-        return 0, 0
-    try:
-        with path.open("rb") as file:
-            bits, form = file.read(26)[24:]
-    except (OSError, ValueError):
-        return 0, 0
-    return bits, form
-
-
-def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any], str]:
-    """Read pixels (..., H, W) or (..., H, W, S), tags, and the letters of the axes before H."""
-    with tifffile.TiffFile(path) as file:
-        if len(file.series) != 1:
-            raise DmspError(f"{path} holds {len(file.series)} images; save the one to restore.")
-        page, series = file.pages.first, file.series[0]
-        if series.is_multifile or any(part is None for part in series.pages):
-            raise DmspError(f"{path} is one of several files of a stack; save that to one file.")
-        known = {
-            tifffile.PHOTOMETRIC.MINISBLACK,
-            tifffile.PHOTOMETRIC.RGB,
-            tifffile.PHOTOMETRIC.YCBCR,
-        }
-        # ImageJ shows grey values in colours.
-        if page.photometric not in known and not (
-            file.is_imagej and page.photometric == tifffile.PHOTOMETRIC.PALETTE
-        ):
-            kind = getattr(page.photometric, "name", page.photometric)
-            raise DmspError(f"{path} has {kind} colours; save it as grey or RGB.")
-        array, axes = series.asarray(), series.axes
-        if "S" in axes:
-            array = np.moveaxis(array, axes.index("S"), -1)
-        elif axes in ("QYX", "IYX") and array.shape[-1] <= 4:
-            # Colours, which other programs do not always say.
-            axes = "YXS"
-        axes = axes.replace("S", "")
-        if not axes.endswith("YX"):
-            raise DmspError(f"{path} has axes {axes}; save it with planes of Y and X as the last.")
-        # ImageJ takes images in no order for slices.
-        lead = "Z" if file.is_imagej and axes == "IYX" else axes[:-2]
-        return array, _pixel_size(file), lead
-
-
-def _pixel_size(file: tifffile.TiffFile) -> dict[str, Any]:
-    """Arguments of `tifffile.imwrite` that repeat the pixel size of ``file``, and names."""
-    page = file.pages.first
-    tags: dict[str, Any] = {}
-    if "XResolution" in page.tags and "YResolution" in page.tags:
-        tags = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
-    if file.ome_metadata:
-        sizes = re.findall(
-            r'((?:PhysicalSize[XYZ]|TimeIncrement)(?:Unit)?)="([^"]*)"', file.ome_metadata
-        )
-        metadata: dict[str, Any] = {
-            k: html.unescape(v) if k.endswith("Unit") else float(v) for k, v in sizes
-        }
-        channels = re.findall(r"<Channel[^>]*>", file.ome_metadata)
-        names = [re.search(r'Name="([^"]*)"', channel) for channel in channels]
-        if names and all(names):
-            metadata["Channel"] = {"Name": [html.unescape(name[1]) for name in names if name]}
-        tags |= {"ome": True, "metadata": metadata}
-        return {name: tags[name] for name in ("ome", "metadata")} if sizes else tags
-    known = file.imagej_metadata or {}
-    kept = {name: known[name] for name in IMAGEJ + IMAGEJ_CHANNELS if name in known}
-    if "unit" in kept:
-        # These files are ASCII; ImageJ writes a micro sign as \u00B5.
-        kept["unit"] = "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in kept["unit"])
-    if file.is_imagej:
-        tags |= {"imagej": True, "metadata": kept}
+def _photo_tags(image: Image.Image) -> dict[str, Any]:
+    """Return the tags of a PNG or JPEG file."""
+    exif = image.getexif()
+    turned = exif.get(0x0112, 1) in (5, 6, 7, 8)
+    tags: dict[str, Any] = {**notes.pack_exif(exif)}
+    if image.info.get("icc_profile"):
+        tags["iccprofile"] = image.info["icc_profile"]
+    if all(image.info.get("dpi", (0,))):
+        x, y = image.info["dpi"]
+        tags["resolution"] = (float(y), float(x)) if turned else (float(x), float(y))
+        tags["resolutionunit"] = notes.INCH
+    if "comment" in image.info:
+        tags["comment"] = image.info["comment"]
+    if text := getattr(image, "text", None):
+        tags["text"] = {key: str(value) for key, value in text.items()}
     return tags
 
 
-def _refine(tags: dict[str, Any], down: float, right: float) -> dict[str, Any]:
-    """Divide the pixel size of `_pixel_size`'s arguments."""
-    tags = dict(tags)
-    if "resolution" in tags:
-        x, y = tags["resolution"]
-        tags["resolution"] = x * right, y * down
-    if tags.get("ome"):
-        factors = {"PhysicalSizeX": right, "PhysicalSizeY": down}
-        sizes = tags["metadata"]
-        tags["metadata"] = {k: v / factors[k] if k in factors else v for k, v in sizes.items()}
-    return tags
+def _write_photo(path: Path, pixels: NDArray[Any], picture: Picture) -> None:
+    """Write a PNG or JPEG with the tags of a picture."""
+    tags = picture.tags
+    options: dict[str, Any] = {}
+    if profile := notes.fitting_profile(tags, picture.channel_axis is not None):
+        options["icc_profile"] = profile
+    if "exif" in tags:
+        options["exif"] = notes.exif_for(pixels.shape, tags["exif"])
+    if dpi := notes.dots_per_inch(tags):
+        options["dpi"] = dpi
+    if path.suffix.lower() in JPEG:
+        # Least loss: a restored image should not gain new artefacts here.
+        options |= {"quality": 95, "subsampling": 0}
+        options |= {"comment": tags["comment"]} if "comment" in tags else {}
+    else:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        for key, value in tags.get("text", {}).items():
+            options["pnginfo"].add_itxt(key, value)
+    Image.fromarray(pixels).save(path, **options)
 
 
-def _write_tiff(path: Path, pixels: NDArray[Any], picture: Picture) -> None:
-    tags = dict(picture.tags)
-    samples = pixels.ndim - len(picture.axes) == 3
-    if tags.get("imagej") and not _fits_imagej(pixels, picture.axes):
-        del tags["imagej"]
-    if "metadata" in tags or picture.axes:
-        axes = f"{picture.axes}YX{'S' if samples else ''}"
-        dropped = {"Channel"} if "C" not in axes else set()
-        dropped |= set(IMAGEJ_CHANNELS) if samples else set()
-        kept = {k: v for k, v in tags.get("metadata", {}).items() if k not in dropped}
-        tags["metadata"] = {**kept, "axes": axes}
-    if picture.alpha is not None:
-        tags["extrasamples"] = ["unassalpha"]
-    if samples:
-        tags["planarconfig"] = "contig"
-    kind = "minisblack" if picture.channel_axis is None else "rgb"
-    tifffile.imwrite(path, pixels, photometric=kind, **tags)
-
-
-def _fits_imagej(pixels: NDArray[Any], axes: str) -> bool:
-    if pixels.nbytes > IMAGEJ_BYTES or not re.fullmatch("T?Z?C?", axes):
-        return False
-    if pixels.ndim - len(axes) == 3:
-        return pixels.dtype == np.uint8 and pixels.shape[-1] == 3
-    return pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32)
+def _divide(pixels: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
+    """Return colours that are not multiplied by their transparency."""
+    if alpha is None:
+        return pixels
+    top = np.iinfo(pixels.dtype).max
+    part = np.maximum(alpha, 1) / top
+    divided = pixels / (part[..., None] if pixels.ndim > alpha.ndim else part)
+    return fit_dtype(divided, pixels.dtype)

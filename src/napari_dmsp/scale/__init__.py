@@ -1,6 +1,6 @@
-"""Restoration of arrays larger than memory, plane by plane and tile by tile, with dask.
+"""Restoration of arrays larger than memory, plane by plane and part by part, with dask.
 
-A plane that is cut into tiles keeps one noise level, one range and one point spread function: its
+A plane that is cut into parts keeps one noise level, one range and one point spread function: its
 `Survey`, which a sample of the plane gives. All is lazy until `write` or ``compute``.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from ..errors import DmspError
 
 try:
-    from .output import connect, write
-    from .restore import deblur, demosaic, superres
-    from .stacks import Axis, Stack, open_stack
-    from .survey import Survey
-    from .tasks import pick_worker_device
+    from ..cluster.output import write
+    from ..cluster.workers import connect, pick_worker_device
+    from ..files.stacks import Axis, Stack, open_stack
+    from ..plan.survey import Survey
+    from .restore import deblur, demosaic, restore, superres
 except ImportError as error:
     raise DmspError(
         f"restoring stacks needs the package {error.name!r}; install it: "
@@ -29,6 +29,7 @@ __all__ = [
     "demosaic",
     "open_stack",
     "pick_worker_device",
+    "restore",
     "superres",
     "write",
 ]

@@ -74,7 +74,8 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
         image = np.rint(grey).astype(np.uint8) if image.dtype == np.uint8 else grey
     image = image.reshape(*image.shape[:2], channels)
     if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
+        # Decoders may give arrays that nobody may write to, of which torch makes no tensors.
+        return np.require(image, requirements=["C", "W"])
     values = image.astype(np.float32)
     low, high = np.percentile(values, [0.1, 99.9])
     if not high > low:

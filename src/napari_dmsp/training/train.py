@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.device import pick_device, supports_bf16
+from ..core.device import flushed_denormals, own_state, pick_device, supports_bf16
 from ..core.networks import ARCHITECTURES
 from ..errors import DmspError
 from ..files import check_writable
@@ -114,6 +114,8 @@ def state_path(out: Path) -> Path:
     return out.with_suffix(f"{STATE}.safetensors")
 
 
+@own_state(gradients=True)
+@flushed_denormals(True)
 def train(
     images: Sequence[str | Path | NDArray[Any]],
     out: str | Path,
@@ -191,8 +193,10 @@ def train(
     sampler = PatchSampler(pixels, recipe.patch, target)
     noisy = _validation_set(held, recipe)
 
-    torch.manual_seed(recipe.seed)
-    net = recipe.build().to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        net = recipe.build()
+    net = net.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
     step, elapsed = 0, 0.0
@@ -205,8 +209,6 @@ def train(
         )
     generator = torch.Generator().manual_seed(recipe.seed + step)
     noise_generator = torch.Generator(target).manual_seed(recipe.seed + step + 1)
-    torch.set_flush_denormal(True)
-
     psnr: dict[str, float] = {}
 
     def checkpoint() -> dict[str, Any]:

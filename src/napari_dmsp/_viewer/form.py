@@ -1,0 +1,257 @@
+"""Widgets of the panels, and how they are laid out. Options become widgets here, once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field
+from typing import Any
+
+from magicgui.widgets import ComboBox, Container, Label, LineEdit, Widget
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QIcon
+from qtpy.QtWidgets import QLabel, QScrollArea, QScrollBar, QSizePolicy, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from ..errors import DmspError
+from ..settings import Option, Settings, in_words, parse
+
+LABEL_WIDTH = 88
+# Height in pixels to which the choices of a panel can be squeezed; the rest of them is scrolled to.
+LEAST_HEIGHT = 140
+AUTO = "auto"
+YES_OR_NO = {AUTO: None, "yes": True, "no": False}
+# Text of a choice that waits for the user.
+CHOOSE = "choose …"
+# Names of widgets that are not those of their options in Python.
+NAMES = {"iterations": "evaluations"}
+
+# What Python says, and a panel in its stead.
+WORDS = {
+    r"with mask=.*?(?=, or)": "with 'NaN and saturated pixels' as Mask",
+    r"\bsigma=": "σ ",
+    r"\blength=": "Length ",
+    r"\bangle=": "Angle ",
+    r"\b(leave it out|None)(?= (to )?estimate)": "leave it empty",
+}
+
+Offers = list[tuple[str, Any]]
+
+
+class OpenChoice(ComboBox):
+    """Some texts to choose from, beside which others can be typed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.native.setEditable(True)
+        self.native.setInsertPolicy(self.native.InsertPolicy.NoInsert)
+        self.native.lineEdit().editingFinished.connect(self._take_text)
+
+    @property
+    def value(self) -> str:
+        """The text."""
+        return str(self.get_value())
+
+    @value.setter
+    def value(self, value: object) -> None:
+        text = str(value)
+        if text not in self.choices:
+            self.set_choice(text, text)
+        self.set_value(text)
+
+    def _take_text(self) -> None:
+        self.value = self.native.currentText().strip()
+
+
+class LayerChoice(ComboBox):
+    """Layers to choose from, perhaps beside other things.
+
+    When the layer that was chosen goes, nothing is chosen until the user does: no other layer takes
+    its place in silence.
+
+    Parameters
+    ----------
+    offers : callable
+        Returns what there is now, with its texts.
+    propose : callable, optional
+        Picks one of the values, or None, for a user who has not chosen yet; the first by default.
+    """
+
+    def __init__(
+        self,
+        offers: Callable[[], Offers],
+        propose: Callable[[Sequence[Any]], Any] = lambda values: next(iter(values), None),
+        **options: Any,
+    ) -> None:
+        self._offers, self._propose = offers, propose
+        self._wanted: Any = None
+        self._lost = False
+        super().__init__(choices=self._listed, **options)
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer what there is now."""
+        before = self.get_value()
+        values = [value for _, value in self._offers()]
+        if before in values:
+            self._wanted = before
+        else:
+            self._lost = bool(values) and (self._lost or before is not None)
+            self._wanted = None if self._lost else self._propose(values)
+        # In between, the box has what happens to be first.
+        with self.changed.blocked():
+            super().reset_choices()
+            self.set_value(self._wanted)
+        if self._wanted is not before:
+            self.changed.emit(self._wanted)
+
+    def _listed(self, _: object) -> Offers:
+        return [*([] if self._wanted is not None else [(CHOOSE, None)]), *self._offers()]
+
+
+def option_widget(each: Field[Any], about: Option) -> Widget:
+    """Make the widget of an option: a choice, or a text that is read as in the shell."""
+    default = each.default
+    known: dict[str, Any] = {
+        "name": NAMES.get(each.name, each.name),
+        "label": about.label,
+        "tooltip": about.explain("Empty:" if default is None else ""),
+    }
+    if about.choices:
+        # The name of a method stands for code; a device or a side may be any.
+        closed = each.type == "str" and about.parse is str and AUTO not in about.choices
+        kind = ComboBox if closed else OpenChoice
+        return kind(choices=list(about.choices), value=str(default), **known)
+    if each.type == "bool | None":
+        return ComboBox(choices=list(YES_OR_NO.items()), **known)
+    edit = LineEdit(value="" if default in (None, MISSING) else str(default), **known)
+    if default is None:
+        edit.native.setPlaceholderText(AUTO)
+    return edit
+
+
+def read_option(kind: type[Settings], each: Field[Any], about: Option, widget: Any) -> Any:
+    """Return the value of an option that the user chose or typed.
+
+    Raises
+    ------
+    DmspError
+        For what is not understood, or is beyond the option's limits.
+    """
+    if not isinstance(widget, OpenChoice | LineEdit):
+        return widget.value
+    text = str(widget.value).strip()
+    if each.default is None and text in ("", AUTO):
+        return None
+    value = parse(kind, each.name, text)
+    low, high = about.limits
+    if isinstance(value, int | float) and not low <= value <= high:
+        most = f" and at most {high}" if high < math.inf else ""
+        raise DmspError(f"{each.name}={text} must be at least {low}{most}.")
+    return value
+
+
+def number(name: str, label: str, value: float, tooltip: str = "") -> LineEdit:
+    """Make an input for a number that no option has, such as the width of a Gaussian."""
+    return LineEdit(name=name, label=label, value=f"{value:g}", tooltip=tooltip)
+
+
+def read_number(edit: LineEdit) -> float:
+    """Return the number in an input of `number`.
+
+    Raises
+    ------
+    DmspError
+        For anything else.
+    """
+    try:
+        return float(edit.value)
+    except ValueError:
+        raise DmspError(f"{edit.label}: {edit.value!r} is not a number.") from None
+
+
+def in_panel_words(text: str, kind: type[Settings]) -> str:
+    """Say an error of the core in the words of a panel, which has other remedies than Python."""
+    for pattern, words in WORDS.items():
+        text = re.sub(pattern, words, text)
+    return in_words(text, kind, "panel")
+
+
+def form(widgets: Sequence[Widget]) -> Container[Widget]:
+    """Make a column of widgets with their labels."""
+    form: Container[Widget] = Container()
+    form.margins = (0, 0, 0, 0)
+    form.native.layout().setSpacing(2)
+    form.extend(widgets)
+    # magicgui measures the labels before the viewer's style makes them wider.
+    for label in form.native.findChildren(QLabel):
+        label.setMinimumWidth(LABEL_WIDTH)
+    return form
+
+
+def row(widgets: Sequence[Widget]) -> Container[Widget]:
+    """Make a row of widgets without labels."""
+    row: Container[Widget] = Container(widgets=widgets, layout="horizontal", labels=False)
+    row.margins = (0, 0, 0, 0)
+    return row
+
+
+def text_line() -> Label:
+    """Make a line that breaks where the panel ends."""
+    label = Label(value="")
+    label.native.setWordWrap(True)
+    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
+    return label
+
+
+def fold(title: str, content: QWidget) -> QCollapsible:
+    """Make a fold, closed at first."""
+    # The arrow is part of the text: the icon would be black in the dark theme too.
+    fold = QCollapsible(f"▸ {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
+    fold.toggled.connect(lambda opened: fold.setText(f"{'▾' if opened else '▸'} {title}"))
+    fold.setDuration(0)
+    fold.addWidget(content)
+    layout = fold.layout()
+    assert layout is not None
+    layout.setContentsMargins(0, 0, 0, 0)
+    return fold
+
+
+class Scroll(QScrollArea):
+    """A column of widgets, as high as they are where there is room, and scrolled elsewhere."""
+
+    def __init__(self, widgets: Sequence[QWidget]) -> None:
+        super().__init__()
+        self._content, self._bar = QWidget(), QScrollBar()
+        layout = QVBoxLayout(self._content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for widget in widgets:
+            layout.addWidget(widget)
+        layout.addStretch()
+        self.setWidget(self._content)
+        self.setVerticalScrollBar(self._bar)
+        self.setWidgetResizable(True)
+        # The viewer's style has a border, for which there would be a scroll bar.
+        self.setStyleSheet("QScrollArea { border: 0px; padding: 0px; }")
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self._content.installEventFilter(self)
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:
+        """Follow the height of what is shown, which a fold or a choice changes."""
+        if event.type() == event.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+    def sizeHint(self) -> QSize:
+        """Return the size of all widgets."""
+        return self._beside_bar(self._content.sizeHint())
+
+    def minimumSizeHint(self) -> QSize:
+        """Return the least size: what is scrolled takes no room."""
+        least = self._beside_bar(self._content.minimumSizeHint())
+        return QSize(least.width(), min(LEAST_HEIGHT, self.sizeHint().height()))
+
+    def _beside_bar(self, size: QSize) -> QSize:
+        return size + QSize(self._bar.sizeHint().width(), 0)

@@ -1,0 +1,1 @@
+"""Lazy arrays of restored parts, zarr folders that are filled part by part, and who computes."""

@@ -1,0 +1,307 @@
+"""Zarr folders that are filled part by part, and finished where a former run was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import zarr
+
+from ..core.job import describe_planes
+from ..errors import DmspError
+from ..files import check_folder, name_beside
+from ..files.stacks import Axis, Stack, ZarrFormat, open_stack
+from ..files.zarr import ome_metadata, ome_order
+from ..plan import Done, Kept, LeftOut, Pixels, Plan, Plane, Surveyed, run_on
+from ..plan.survey import Survey, groups
+from ..windows import Window
+from .lazy import plan_of
+from .stacks import result_axes
+from .workers import workers
+
+# Attribute that says how the pixels came about.
+RECORD = "napari-dmsp"
+# How many of the parts that cannot be restored are named.
+SAID = 5
+
+
+def write(
+    array: da.Array,
+    path: str | Path,
+    *,
+    like: Stack | str | Path | None = None,
+    client: Any = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Compute an array into a zarr folder, chunk by chunk; go on where a former call was stopped.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        From `deblur` and its like; or any other, which is written at once.
+    path : str or Path
+        The folder to write, ``*.zarr``. Beside it, ``*.zarr.progress`` notes what is done, until
+        all is.
+    like : Stack or path, optional
+        The source, whose axes and pixel size the result gets as OME-Zarr; pixels are smaller where
+        there are more of them. Colours are then written before the axes of space, as OME-Zarr wants
+        it. None writes a plain array.
+    client : distributed.Client, optional
+        Whose workers compute; they must see ``path`` and the source under the same names. By
+        default the scheduler that dask is set to: threads of this process.
+    overwrite : bool
+        Whether to replace an existing array, and an unfinished one of other input or settings.
+    progress : callable, optional
+        Called with how many surveys and chunks are done, and how many there are.
+    about : dict, optional
+        What the record says beside settings, noise levels and the point spread functions found.
+
+    Returns
+    -------
+    dict
+        The record, which is the attribute "napari-dmsp" of the array or the OME-Zarr image.
+
+    Raises
+    ------
+    DmspError
+        Where the output exists or cannot be written to, before any work; for planes that cannot be
+        restored, when all others are.
+    KeyboardInterrupt
+        Where the user stops it, saying what was done.
+    """
+    path = Path(path).absolute()
+    if isinstance(like, str | Path):
+        like = open_stack(like)
+    if like is not None and like.path is not None and path in (like.path, *like.path.parents):
+        raise DmspError(f"output {path} is the input; choose another name.")
+    axes = () if like is None else result_axes(like, array.shape)
+    order = ome_order(axes) if axes else list(range(array.ndim))
+    axes = tuple(axes[i] for i in order) if axes else ()
+    output = _Output(path, array, tuple(order), axes, 3 if like is None else like.zarr_format)
+    output.check(overwrite)
+    if not output.begun:
+        output.create()
+    plan = plan_of(array)
+    if plan is None:
+        whole = da.transpose(array, order)
+        da.store(whole, output.target, **({} if client is None else {"scheduler": client}))
+        record = about or {}
+    else:
+        notes = _Notes(output.notes, plan)
+        _fill(plan, output, notes, client, progress)
+        record = (about or {}) | notes.record()
+    record = json.loads(json.dumps(record), parse_constant=lambda _: None)
+    output.finish(record)
+    return record
+
+
+def _fill(
+    plan: Plan,
+    output: _Output,
+    notes: _Notes,
+    client: Any,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Restore what is missing."""
+    total = len(groups(plan)) + len(plan.parts)
+    sink = ZarrSink(output.target, output.order)
+    left_out: list[LeftOut] = []
+
+    def show() -> None:
+        if progress is not None:
+            progress(len(notes), total)
+
+    try:
+        show()
+        with workers(client, len(plan.parts) - len(notes.parts)) as executor:
+            done = set(notes.parts)
+            for event in run_on(plan, executor, sink=sink, done=done, surveys=notes):
+                if isinstance(event, LeftOut):
+                    left_out.append(event)
+                    continue
+                if not isinstance(event, Surveyed):
+                    notes.add(event)
+                show()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Stopped: {len(notes.parts)} of {len(plan.parts)} parts are restored and kept in "
+            f"{output.path}; the same call goes on."
+        ) from None
+    if left_out:
+        missing = " ".join(map(str, left_out[:SAID]))
+        raise DmspError(
+            f"{len(left_out)} of {len(plan.parts)} parts cannot be restored, and {output.path} is "
+            f"unfinished: {missing}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrSink:
+    """A zarr array whose axes have another ``order``."""
+
+    target: Any
+    order: tuple[int, ...]
+
+    def write(self, window: Window, block: Pixels) -> None:
+        """Write a window."""
+        self.target[tuple(window[i] for i in self.order)] = block.transpose(self.order)
+
+
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """A zarr folder that is being filled, and the notes beside it."""
+
+    path: Path
+    array: da.Array
+    order: tuple[int, ...]
+    axes: Sequence[Axis]
+    zarr_format: ZarrFormat
+
+    @property
+    def notes(self) -> Path:
+        return name_beside(self.path, ".progress")
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with."""
+        return self.path.is_dir() and self.notes.is_file() and any(_lines(self.notes))
+
+    @property
+    def target(self) -> Any:
+        """The array to write."""
+        node = zarr.open(self.path, mode="r+")
+        return node["0"] if isinstance(node, zarr.Group) else node
+
+    def check(self, overwrite: bool) -> None:
+        """Raise a `DmspError` unless the output can be written; remove what is to be replaced."""
+        if self.path.suffix.lower() != ".zarr":
+            raise DmspError(f"output {self.path} is no .zarr folder; choose a name like out.zarr.")
+        check_folder(self.path.parent)
+        if any(len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0] for sizes in self.array.chunks):
+            raise DmspError(f"chunks {self.array.chunks} differ; make them alike with rechunk.")
+        known = ("zarr.json", ".zarray", ".zgroup")
+        ours = self.notes.exists() or any((self.path / name).is_file() for name in known)
+        if self.path.exists() and not ours:
+            raise DmspError(
+                f"output {self.path} exists and is no zarr folder; choose another name."
+            )
+        if self.begun:
+            # The names of dask arrays depend on all that was done, and to what.
+            if next(_lines(self.notes), None) == {"array": self.array.name}:
+                return
+            if not overwrite:
+                raise DmspError(
+                    f"output {self.path} is unfinished, from other input or settings; repeat the "
+                    "same call to finish it, or give --overwrite (overwrite=True)."
+                )
+        elif self.path.exists() and not overwrite:
+            raise DmspError(
+                f"output {self.path} exists; give --overwrite (overwrite=True) to replace it."
+            )
+        for old in (self.path, self.notes):
+            if old.is_dir():
+                shutil.rmtree(old)
+            old.unlink(missing_ok=True)
+
+    def create(self) -> None:
+        """Make an empty array, in an OME-Zarr image where axes are known."""
+        array, parent, name = self.array, zarr.storage.LocalStore(self.path), None
+        extra: dict[str, Any] = {}
+        if self.axes:
+            attributes = ome_metadata(self.path.stem, self.axes, self.zarr_format)
+            zarr.create_group(
+                parent, overwrite=True, zarr_format=self.zarr_format, attributes=attributes
+            )
+            name = "0"
+            if self.zarr_format == 3:
+                extra["dimension_names"] = [axis.name for axis in self.axes]
+        if self.zarr_format == 2:
+            extra["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
+        zarr.create_array(
+            parent,
+            name=name,
+            shape=tuple(int(array.shape[i]) for i in self.order),
+            chunks=tuple(int(array.chunksize[i]) for i in self.order),
+            dtype=array.dtype,
+            zarr_format=self.zarr_format,
+            overwrite=True,
+            **extra,
+        )
+        # Last: what a kill leaves before is made anew.
+        self.notes.write_text(json.dumps({"array": self.array.name}) + "\n", encoding="utf-8")
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Write the record down and remove the notes, without which the output is finished."""
+        zarr.open(self.path, mode="r+").attrs[RECORD] = record
+        self.notes.unlink()
+
+
+class _Notes(MutableMapping[Plane, Survey]):
+    """What is known of a run: its surveys, and the parts that are done; a file of JSON lines."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.parts: dict[str, dict[str, Any] | None] = {}
+        self._path, self._plan = path, plan
+        self._surveys: dict[Plane, Survey] = {}
+        for line in _lines(path):
+            if "survey" in line:
+                self._surveys[tuple(line["planes"])] = Survey.from_json(line["survey"])
+            elif "part" in line:
+                self.parts[line["part"]] = line["about"]
+
+    def __getitem__(self, plane: Plane) -> Survey:
+        return self._surveys[plane]
+
+    def __setitem__(self, plane: Plane, survey: Survey) -> None:
+        self._surveys[plane] = survey
+        self._write({"planes": plane, "survey": survey.to_json()})
+
+    def __delitem__(self, plane: Plane) -> None:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Plane]:
+        return iter(self._surveys)
+
+    def __len__(self) -> int:
+        return len(self._surveys) + len(self.parts)
+
+    def add(self, event: Done | Kept) -> None:
+        """Note a part that is done."""
+        about = None
+        if isinstance(event, Done):
+            psf = event.restoration.psf if self._plan.task.blind else None
+            about = event.restoration.to_dict() | {"psf": None if psf is None else psf.tolist()}
+        self.parts[event.part.name] = about
+        self._write({"part": event.part.name, "about": about})
+
+    def record(self) -> dict[str, Any]:
+        """Describe the restoration: settings, noise levels, point spread functions found."""
+        planes: dict[Plane, dict[str, Any] | None] = dict.fromkeys(self._plan.axes.planes)
+        for part in self._plan.parts:
+            about, known = self.parts[part.name], planes[part.plane]
+            if known is None or about is None:
+                planes[part.plane] = known or about
+                continue
+            for name in ("evaluations", "seconds"):
+                known[name] += about[name]
+        return describe_planes(list(planes.values()))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read lines of JSON; the last one may not have been written to its end."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

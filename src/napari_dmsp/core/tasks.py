@@ -1,0 +1,267 @@
+"""One function a task: from what the user gives to a `Problem`, and from that to a `Job`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..errors import DmspError
+from ..settings import Settings
+from .blind import count_evaluations, descend_blind, search_blind
+from .data import Gaussian, PoissonGaussian
+from .device import explain_failures, own_state
+from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
+from .job import Job, Problem, describe, evaluations, prepare
+from .mosaic import Encoding, cfa_tile, cfa_weights
+from .noise import ShotLine, is_sharp, patch_sigma, sharp_line, shot_line, smooth
+from .operators import Convolution, Mosaic, Resize
+from .prior import load_prior
+from .psf import crop_psf
+from .raw import guess_linear, level_mosaic, read_mosaic
+from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
+
+MAX_SCALE = 8
+# Steps of the published descent where the PSF is unknown.
+SGD_BLIND = 1000
+# What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
+KERNEL_NOISE = 2 / 255
+
+
+def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
+    """Check an image and the settings of its restoration, and return the job to run.
+
+    Parameters
+    ----------
+    settings : Settings
+        The task and its options.
+    image : array_like
+        What is restored.
+    **known : optional
+        Replaces options; or ``reference``, what the image shares with others of which it is a part.
+
+    Raises
+    ------
+    DmspError
+        For input that cannot be restored; the message says what to change.
+    """
+    prepared: Job = globals()[f"prepare_{settings.task}"](image, **(settings.arguments() | known))
+    return prepared
+
+
+@own_state()
+def prepare_deblur(
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
+    *,
+    psf_size: int | None = None,
+    **options: Unpack[Options],
+) -> Job:
+    """Check the input of `deblur`, with the same parameters, and return the job to run."""
+    if psf is not None and psf_size is not None:
+        raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
+    given = read_input(image, options)
+    if psf is None:
+        return _prepare_blind(given, psf_size)
+    kernel = check_psf(psf, given.shape, given.warnings)
+    with explain_failures(given.observed.device, given.shape):
+        problem = _blur_problem(given, kernel)
+        return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
+
+
+@own_state()
+def prepare_superres(
+    image: ArrayLike,
+    scale: float,
+    *,
+    psf: ArrayLike | None = None,
+    **options: Unpack[Options],
+) -> Job:
+    """Check the input of `superres`, with the same parameters, and return the job to run."""
+    if not 1 < scale <= MAX_SCALE:
+        raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
+    given = read_input(image, options)
+    large = round(given.shape[0] * scale), round(given.shape[1] * scale)
+    settings = {"task": "superres", "scale": scale}
+    if psf is None:
+        with explain_failures(given.observed.device, large):
+            operator = Resize(large, given.shape, given.observed.device)
+            line = _line(given, sharp_line)
+            return prepare(settings, given, Problem.of(given, operator, line=line))
+    if scale != int(scale):
+        raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
+    kernel = check_psf(psf, large, given.warnings, int(scale))
+    with explain_failures(given.observed.device, large):
+        problem = _sampled_problem(given, kernel, int(scale))
+        return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
+
+
+@own_state()
+def prepare_demosaic(
+    mosaic: ArrayLike,
+    pattern: str | ArrayLike = "RGGB",
+    *,
+    white: Any = None,
+    linear: bool | None = None,
+    **options: Unpack[Options],
+) -> Job:
+    """Check the input of `demosaic`, with the same parameters, and return the job to run."""
+    if options.get("channel_axis") is not None:
+        raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
+    raw = read_mosaic(mosaic)
+    levels = {"background": options.get("background"), "white": white}
+    if isinstance(options.get("mask"), str):
+        gaps = check_mask(options["mask"], raw, None)
+        options["mask"] = None if gaps is None else gaps[0]
+    array, options["background"], white = level_mosaic(raw, pattern, **levels)
+    given = read_input(array, options, mosaic=True, white=white)
+    filters = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
+    plain = bool(((filters == 0) | (filters == 1)).all())
+    if linear is None:
+        linear = _guess_linear(given, raw, filters)
+    with explain_failures(given.observed.device, given.shape):
+        encoding = _encoding(given, filters) if linear and plain else None
+        problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
+        name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
+        white = given.units.low + given.units.scale
+        settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
+        # Levels of single filters, from which those for all were made.
+        several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
+        return prepare(settings | several, given, problem)
+
+
+def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
+    """Guess whether a mosaic is linear, and warn where that is not sure; parts do as the whole."""
+    if given.reference is not None:
+        return given.reference.encoding is not None
+    plane, shares = given.observed[0, 0].cpu().numpy(), weights.cpu().numpy()
+    linear, sure = guess_linear(np.ma.getdata(raw), plane, shares, given.units.scale)
+    if not sure:
+        kind, other = ("proportional to light", "False") if linear else ("encoded", "True")
+        given.warnings.append(
+            f"The mosaic's values look {kind}, but that is not sure; if they are not, give "
+            f"linear={other}."
+        )
+    return linear
+
+
+def _mosaic_problem(
+    given: Input, filters: Tensor, tile: NDArray[np.float32], encoding: Encoding | None
+) -> Problem:
+    """State the problem of a mosaic, with the noise of the values as encoded."""
+    y, operator = given.observed, Mosaic(filters)
+    kept = (filters.sum(0) > 0).to(y)[None, None]
+    kept = kept if given.kept is None else kept * given.kept
+    line = _line(given, partial(sharp_line, period=tile.shape[1:]), kept)
+    curve: dict[str, Any] = {}
+    if encoding is not None:
+        y = encoding.encode(y, filters)
+        red, green, blue = encoding.gains.flatten().tolist()
+        curve = {"decode": encoding.decode, "slope": encoding.slope, "gains": (red, green, blue)}
+    if line is None:
+        data = Gaussian(operator=operator, y=y, weights=kept)
+    else:
+        variance: Callable[[Tensor], Tensor] = line.variance
+        if encoding is not None:
+            variance = partial(encoding.variance, variance, filters)
+        light = operator.forward(smooth(operator.start(y, kept)))
+        data = PoissonGaussian.of(operator, y, kept, variance, light, line.scale)
+        line = replace(line, scale=data.sigma)
+
+    def bounds() -> tuple[float, float]:
+        weights = data.weights
+        white = y if line is None or weights is None else y * weights.sqrt()
+        sigma = patch_sigma(white, tile.sum(0) > 0, kept)
+        return sigma, sigma
+
+    return Problem(data, MOSAIC, bounds, shot=line, **curve)
+
+
+def _line(
+    given: Input,
+    estimate: Callable[[Tensor, Tensor | None], ShotLine | None],
+    kept: Tensor | None = None,
+) -> ShotLine | None:
+    """Return how the noise grows with light: as the user says, as the whole image, or estimated."""
+    if isinstance(given.noise, ShotLine):
+        return given.noise
+    if given.reference is not None:
+        return given.reference.shot
+    if given.noise is not None or given.literal:
+        return None
+    return estimate(given.observed, given.kept if kept is None else kept)
+
+
+def _encoding(given: Input, filters: Tensor) -> Encoding:
+    if given.reference is None or given.reference.encoding is None:
+        return Encoding.of(given.observed, filters, given.kept)
+    *gains, slope = given.reference.encoding
+    return Encoding(given.observed.new_tensor(gains)[:, None, None], slope)
+
+
+def _blur_problem(
+    given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
+) -> Problem:
+    """State the problem of a blur."""
+    psf = torch.from_numpy(kernel).to(given.observed)
+    operator = Convolution(psf, given.shape)
+    # Blur along a line leaves detail in the finest differences of photographs.
+    estimate: Callable[..., ShotLine | None] = sharp_line
+    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+        schedule, estimate = FLUORESCENCE, shot_line
+    line = _line(given, estimate)
+    return replace(Problem.of(given, operator, schedule, line), psf=psf)
+
+
+def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
+    """State the problem of a blurred image sampled at the centres of blocks."""
+    psf = torch.from_numpy(kernel).to(given.observed)
+    operator = Convolution(psf, given.shape, scale)
+    problem = Problem.of(given, operator, SHARP, _line(given, sharp_line))
+    return replace(problem, psf=psf)
+
+
+def _prepare_blind(given: Input, psf_size: int | None) -> Job:
+    """Prepare a search for the PSF in the luminance, and the restoration with what it finds."""
+    search = count_evaluations(given.shape, psf_size)
+    finish = evaluations(given, BLURRED)
+    if given.literal:
+        # The published descent ends with both; only colours need a second one.
+        search = given.options["iterations"] or SGD_BLIND
+        finish = finish if given.observed.shape[1] == 3 else 0
+    grey = _luminance(given.observed)
+    model = given.model
+    if model.channels == 3:
+        model = load_prior("gray").to(grey.device).tiled(given.tile)
+
+    def steps(generator: torch.Generator) -> Iterator[State]:
+        if given.literal:
+            level = model.noise_sigma or DAE_SIGMA
+            found = descend_blind(
+                grey, psf_size, model, iterations=search, dae_sigma=level, generator=generator
+            )
+        else:
+            found = search_blind(grey, psf_size, model, generator=generator)
+        for state in found:
+            yield replace(state, image=state.image.expand_as(given.observed), total=search + finish)
+        if finish:
+            kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
+            problem = _blur_problem(given, kernel, BLURRED)
+            problem = replace(problem, doubt=KERNEL_NOISE)
+            for step in problem.states(given, generator):
+                yield replace(step, evaluation=search + step.evaluation, total=search + finish)
+
+    settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
+    return Job(search + finish, settings, Reference(given.units, given.fluorescence), given, steps)
+
+
+def _luminance(observed: Tensor) -> Tensor:
+    """(B, C, H, W) to (1, 1, H, W): one point spread function is looked for."""
+    weights = observed.new_tensor(LUMA if observed.shape[1] == 3 else [1.0])
+    return (observed * weights[:, None, None]).sum(1, keepdim=True).mean(0, keepdim=True)

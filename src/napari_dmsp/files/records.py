@@ -1,0 +1,129 @@
+"""Names, checks of outputs, files written whole or not at all, and JSON records."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DmspError
+
+# Bytes that one name in a folder may have on nearly all disks.
+NAME_BYTES = 255
+
+
+def name_beside(path: Path, ending: str) -> Path:
+    """Return ``path`` with ``ending`` after its name, shortened where that is longer than allowed.
+
+    A checksum then stands for what was cut off, so that two names stay two.
+    """
+    name = os.fsencode(path.name + ending)
+    if len(name) > NAME_BYTES:
+        tail = f"~{zlib.crc32(os.fsencode(path.name)):08x}{ending}"
+        head = os.fsencode(path.name)[: NAME_BYTES - len(os.fsencode(tail))]
+        # What is cut within a letter is no letter.
+        return path.with_name(head.decode("utf-8", "ignore") + tail)
+    return path.with_name(path.name + ending)
+
+
+def check_readable(path: Path) -> None:
+    """Raise a `DmspError` unless ``path`` is a file; pipes and devices are none."""
+    # Unlike those of paths, these functions take names of any length.
+    if not os.path.isfile(path):
+        raise DmspError(f"{path} is not a file; check the name.")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file cannot be read: decoders raise all sorts of errors for broken files."""
+    try:
+        yield
+    except (DmspError, MemoryError):
+        raise
+    except Exception as error:
+        raise DmspError(f"{path} cannot be read, it may be damaged: {error}") from error
+
+
+def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] = ()) -> None:
+    """Raise a `DmspError` unless a file can be written at ``path`` that is none of ``named``."""
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise DmspError(
+            f"output {path} has a name of {len(os.fsencode(path.name))} bytes; at most "
+            f"{NAME_BYTES} are allowed."
+        )
+    target = Path(os.path.realpath(path))
+    for other in named:
+        both = os.path.exists(path) and os.path.exists(other)
+        if os.path.samefile(path, other) if both else target == Path(os.path.realpath(other)):
+            raise DmspError(f"output {path} is named twice; choose another name.")
+    if target.is_symlink():
+        raise DmspError(f"output {path} is a link to itself; choose another name.")
+    if os.path.isdir(path):
+        raise DmspError(f"output {path} is a folder; give a file name.")
+    if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise DmspError(f"output {path} is a pipe or a device; give a file name.")
+        if not overwrite:
+            raise DmspError(f"output {path} exists; give --overwrite to replace it.")
+        if not os.access(path, os.W_OK):
+            raise DmspError(f"output {path} is write-protected; choose another name.")
+    check_folder(target.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `DmspError` unless files can be written into ``folder``."""
+    if not os.path.isdir(folder):
+        raise DmspError(f"folder {folder} does not exist; create it first.")
+    try:
+        # Permission bits do not tell all: only writing shows a read-only disk.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DmspError(f"folder {folder} cannot be written to: {error}") from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give another name to write to: what is replaced stays whole until the new file is.
+
+    Links stay links: the file that they lead to is replaced. It keeps its permissions.
+    """
+    target = Path(os.path.realpath(path))
+    # Short, since the name of the target may be as long as names can be.
+    partial = target.with_name(f".dmsp-{secrets.token_hex(6)}{target.suffix}")
+    try:
+        yield partial
+        if target.exists():
+            shutil.copymode(target, partial)
+        os.replace(partial, target)
+    except (OSError, ValueError) as error:
+        raise DmspError(f"{path} cannot be written: {error}") from error
+    finally:
+        # Left over if the user interrupts, too.
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write values as JSON, with null for the NaN and infinities that it does not know.
+
+    Paths become text, and NumPy's numbers and arrays numbers and lists. Names that are no text in
+    any encoding keep their bytes as lone surrogates, which the escapes of JSON can hold.
+    """
+    text = json.dumps(values, default=_plain)
+    known = json.loads(text, parse_constant=lambda _: None)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON knows for what it does not know."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)

@@ -1,0 +1,224 @@
+"""Sources of pixels, and which of their axes are planes, colours, or are walked. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DmspError
+from ..windows import Window
+
+Pixels = NDArray[Any]
+Plane = tuple[int, ...]
+CHANNEL_NAMES = ("c", "channel", "channels")
+
+
+class Source(Protocol):
+    """Pixels that are read where they are needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+
+    def reader(self, window: Window) -> Callable[[], Pixels]:
+        """Return a function that reads a window; it may be sent to another process."""
+
+
+class Sink(Protocol):
+    """Where restored pixels go; it may be sent to another process."""
+
+    def write(self, window: Window, block: Pixels) -> None:
+        """Write a window of the result."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """An array, or what has a shape and a dtype and gives arrays for slices: zarr, data of layers.
+
+    Attributes
+    ----------
+    data : array_like
+        With ``shape``, ``dtype`` and ``[]``.
+    window : tuple of slice
+        The part of it that is the source.
+    """
+
+    data: Any
+    window: Window
+
+    @classmethod
+    def of(cls, data: Any, window: Window | None = None) -> ArraySource:
+        """Take all of an array, or the ``window`` of it."""
+        whole = tuple(slice(0, int(n)) for n in data.shape)
+        return cls(data, whole if window is None else window)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return tuple(part.stop - part.start for part in self.window)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return np.dtype(self.data.dtype)
+
+    def reader(self, window: Window) -> Callable[[], Pixels]:
+        """Return a function that reads a window."""
+        inside = tuple(
+            slice(base.start + part.start, base.start + part.stop)
+            for base, part in zip(self.window, window, strict=True)
+        )
+        if isinstance(self.data, np.ndarray):
+            # A view: no more is sent to another process than is read there.
+            return partial(np.asarray, self.data[inside])
+        return partial(_read, self.data, inside)
+
+
+def _read(data: Any, window: Window) -> Pixels:
+    return np.asarray(data[window])
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axes of an array are what.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Lengths of all axes.
+    rows, columns : int
+        The axes of a plane.
+    colours : int or None
+        The axis of one or three colours that are restored together.
+    channels : int or None
+        Of the axes that are walked, the one whose steps show different things, such as the channels
+        of a microscope: each has a prior of its own.
+    """
+
+    shape: tuple[int, ...]
+    rows: int
+    columns: int
+    colours: int | None = None
+    channels: int | None = None
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], colours: int | None = None, names: Sequence[str] = ()
+    ) -> Axes:
+        """Take the last two axes for rows and columns, but for that of ``colours``.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Lengths of all axes.
+        colours : int, optional
+            The axis of colours, also counted from the end.
+        names : sequence of str, optional
+            Of all axes: one called "c" or "channel" has a prior for each of its steps.
+
+        Raises
+        ------
+        DmspError
+            For an array without planes, and for colours that are not one or three.
+        """
+        ndim = len(shape)
+        if colours is not None:
+            if not -ndim <= colours < ndim:
+                raise DmspError(f"channel_axis={colours} is not an axis of shape {tuple(shape)}.")
+            colours %= ndim
+            if shape[colours] not in (1, 3):
+                raise DmspError(
+                    f"the source has {shape[colours]} channels along axis {colours}; 1 or 3 can be "
+                    "restored together: drop an alpha channel, and restore other channels one by "
+                    "one."
+                )
+        plane = [axis for axis in range(ndim) if axis != colours][-2:]
+        if len(plane) < 2 or 0 in shape:
+            raise DmspError(f"a source of shape {tuple(shape)} has no planes.")
+        lead = [axis for axis in range(ndim) if axis not in (*plane, colours)]
+        named = [axis for axis in lead if names and names[axis].lower() in CHANNEL_NAMES]
+        channels = named[0] if named else None
+        return cls(tuple(int(n) for n in shape), plane[0], plane[1], colours, channels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a plane."""
+        return self.shape[self.rows], self.shape[self.columns]
+
+    @property
+    def walked(self) -> list[int]:
+        """The axes along which planes lie."""
+        others = (self.rows, self.columns, self.colours)
+        return [axis for axis in range(len(self.shape)) if axis not in others]
+
+    @cached_property
+    def planes(self) -> list[Plane]:
+        """Steps of the walked axes, one entry a plane."""
+        return list(product(*(range(self.shape[axis]) for axis in self.walked)))
+
+    def channel(self, plane: Plane) -> int:
+        """Return the channel of a plane; 0 where there are none."""
+        return 0 if self.channels is None else plane[self.walked.index(self.channels)]
+
+    def window(self, plane: Plane, rows: slice, columns: slice) -> Window:
+        """Return a part of a plane as one slice for each axis."""
+        steps = dict(zip(self.walked, plane, strict=True))
+        known = {self.rows: rows, self.columns: columns}
+        return tuple(
+            slice(steps[axis], steps[axis] + 1) if axis in steps else known.get(axis, slice(0, n))
+            for axis, n in enumerate(self.shape)
+        )
+
+    def flatten(self, block: Pixels) -> Pixels:
+        """Turn a window into a plane (h, w), or (h, w, colours)."""
+        last = [self.rows, self.columns, *([] if self.colours is None else [self.colours])]
+        ordered = block.transpose([*self.walked, *last])
+        return ordered.reshape(ordered.shape[len(self.walked) :])
+
+    def unflatten(self, plane: Pixels) -> Pixels:
+        """Undo `flatten`; colours that the source does not have stay last."""
+        last = [self.rows, self.columns, *([] if self.colours is None else [self.colours])]
+        order = [*self.walked, *last]
+        block = plane.reshape((1,) * len(self.walked) + plane.shape)
+        extra = list(range(len(order), block.ndim))
+        return block.transpose([*np.argsort(order).tolist(), *extra])
+
+    def resized(self, size: tuple[int, int], new_colours: int | None = None) -> tuple[int, ...]:
+        """Return the shape of a result whose planes have this height and width.
+
+        ``new_colours`` is the length of an axis of colours that is added at the end.
+        """
+        known = {self.rows: size[0], self.columns: size[1]}
+        shape = tuple(known.get(axis, n) for axis, n in enumerate(self.shape))
+        return shape if new_colours is None else (*shape, new_colours)
+
+
+def say_plane(plane: Plane) -> str:
+    """Name a plane in messages."""
+    return f"plane {', '.join(map(str, plane))}" if plane else "the plane"
+
+
+@contextmanager
+def plane_named(plane: Plane) -> Iterator[None]:
+    """Say which plane of a stack could not be restored."""
+    try:
+        yield
+    except DmspError as error:
+        if not plane:
+            raise
+        raise DmspError(f"{say_plane(plane)}: {error}") from error
+    except Exception as error:
+        if plane:
+            error.add_note(f"In {say_plane(plane)}.")
+        raise

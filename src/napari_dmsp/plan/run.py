@@ -1,0 +1,441 @@
+"""The one loop over the parts of a plan: events out, stop and cancel in, here or on workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterator, MutableMapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..dtypes import fit_dtype
+from ..errors import DmspError
+from ..settings import Settings
+from ..windows import Window
+from .axes import Pixels, Plane, Sink, plane_named, say_plane
+from .parts import Part, Plan, Readers, constant_pixel, prepare
+
+if TYPE_CHECKING:
+    from ..core import Job, Restoration, State
+    from .survey import Survey
+
+# Parts that are sent to an executor before the first of them is done.
+AHEAD = 64
+# How often a run on an executor looks at its token.
+POLL_SECONDS = 0.5
+
+
+class CancelledError(Exception):
+    """The user wants no more, and nothing of what was done."""
+
+
+@dataclass
+class Token:
+    """What the user wants of a run; set in any thread.
+
+    Attributes
+    ----------
+    stop : bool
+        End after the current evaluation, and keep the estimate.
+    cancel : bool
+        End within the current evaluation, and drop it.
+    """
+
+    stop: bool = False
+    cancel: bool = False
+
+    def check(self) -> None:
+        """Leave if the user wants no more."""
+        if self.cancel:
+            raise CancelledError
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The restoration of a part begins: its job is prepared."""
+
+    part: Part
+    job: Job
+
+
+@dataclass(frozen=True)
+class Step:
+    """An evaluation of the prior. `estimate` is the part so far."""
+
+    part: Part
+    job: Job
+    state: State
+    _work: Work = field(repr=False)
+
+    def estimate(self) -> Pixels:
+        """Return the part so far, as it would be written."""
+        return self._work.block(self.state.array())
+
+
+@dataclass(frozen=True)
+class Done:
+    """A part is restored, and written if there is where.
+
+    Attributes
+    ----------
+    part : Part
+        Which one.
+    restoration : Restoration
+        How; ``image`` is that of the window read, float32, and empty where another process has it.
+    block : ndarray or None
+        What is written; None where another process has written it.
+    stopped : bool
+        Whether the user ended it early.
+    """
+
+    part: Part
+    restoration: Restoration
+    block: Pixels | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A constant part stays as it is, and is written."""
+
+    part: Part
+    block: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A part that cannot be restored: nothing is written."""
+
+    part: Part
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{say_plane(self.part.plane)}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the parts of a plane share was found, or what the planes of a channel share."""
+
+    plane: Plane
+
+
+Ended = Done | Kept | LeftOut
+Event = Begun | Step | Ended | Surveyed
+
+
+def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> Iterator[Event]:
+    """Restore the parts of a plan, one after the other, in this thread.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is restored.
+    sink : Sink, optional
+        Where the parts are written.
+    token : Token, optional
+        Looked at before each evaluation and, for its ``cancel``, before everything that this thread
+        asks of torch.
+
+    Yields
+    ------
+    Event
+        `Begun`, a `Step` for each evaluation and `Done` of every part; or `Kept`, or `LeftOut`.
+
+    Raises
+    ------
+    DmspError
+        For a plan of which nothing can be restored; where memory runs out.
+    CancelledError
+        When the user cancels.
+    """
+    from .survey import Shared
+
+    shared, left_out = Shared(plan), 0
+    for part in plan.parts:
+        if token is not None and token.stop:
+            break
+        with interruptible(token):
+            survey = shared.of(part.plane)
+        for event in restore_part(Work.of(plan, part, survey, sink), token):
+            left_out += isinstance(event, LeftOut)
+            if left_out == len(plan.parts):
+                raise DmspError(str(event))
+            yield event
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """All that is needed to restore a part; it may be sent to another process."""
+
+    task: Settings
+    part: Part
+    read: Readers
+    survey: Survey
+    dtype: np.dtype[Any]
+    lone: bool
+    sink: Sink | None
+
+    @classmethod
+    def of(cls, plan: Plan, part: Part, survey: Survey, sink: Sink | None = None) -> Work:
+        """Take from a plan what a part needs."""
+        read = plan.readers(part.window)
+        return cls(plan.task, part, read, survey, plan.dtype, plan.is_lone, sink)
+
+    def block(self, image: Pixels) -> Pixels:
+        """Return the part of a restored window as it is written."""
+        # Formats of files take long to import: later than a panel is opened.
+        inner = image[self.part.crop]
+        return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
+
+    def constant_block(self, value: Pixels) -> Pixels:
+        """Return a part all of whose pixels are alike, of which nothing is to be restored."""
+        size = [piece.stop - piece.start for piece in self.part.crop]
+        if self.task.makes_colour:
+            size.append(3)
+        elif self.read.axes.colours is not None:
+            size.append(value.size)
+        plane = np.broadcast_to(value if len(size) > 2 else value[0], size)
+        return self.read.axes.unflatten(fit_dtype(plane.astype(np.float64), self.dtype))
+
+    def written(self, block: Pixels) -> Pixels:
+        """Write a block, if there is where, and return it."""
+        if self.sink is not None:
+            self.sink.write(self.part.target, block)
+        return block
+
+
+def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Step | Ended]:
+    """Restore a part, and write it; the events are those of `run`."""
+    part, survey = work.part, work.survey
+    try:
+        with interruptible(token):
+            if survey.problem is not None:
+                raise DmspError(survey.problem)
+            pixels, mask = work.read()
+            value = None if work.lone else constant_pixel(pixels, mask)
+            if value is None and survey.reference is not None and mask is not None and mask.all():
+                # Nothing of this part of the plane was seen.
+                colours = 1 if pixels.ndim == 2 else pixels.shape[2]
+                value = np.full(colours, survey.reference.units.low)
+            job = prepare(work.task, pixels, mask, **survey.known) if value is None else None
+    except DmspError as error:
+        if work.lone:
+            raise
+        yield LeftOut(part, str(error))
+        return
+    if job is None:
+        assert value is not None
+        yield Kept(part, work.written(work.constant_block(value)))
+        return
+    yield Begun(part, job)
+    begin, states, state, stopped = time.perf_counter(), job.states(), None, False
+    while True:
+        with interruptible(token), plane_named(part.plane if not work.lone else ()):
+            following = next(states, None)
+        if following is None:
+            break
+        state = following
+        yield Step(part, job, state, work)
+        if token is not None and token.stop:
+            stopped = state.evaluation < state.total
+            break
+    assert state is not None
+    if token is not None:
+        token.check()
+    restoration = job.result(state, time.perf_counter() - begin)
+    yield Done(part, restoration, work.written(work.block(restoration.image)), stopped)
+
+
+def run_on(
+    plan: Plan,
+    executor: Executor,
+    *,
+    sink: Sink | None = None,
+    token: Token | None = None,
+    done: Container[str] = (),
+    surveys: MutableMapping[Plane, Survey] | None = None,
+) -> Iterator[Surveyed | Ended]:
+    """Restore the parts of a plan wherever an executor computes.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is restored.
+    executor : concurrent.futures.Executor
+        Of threads, processes or a cluster.
+    sink : Sink, optional
+        Where the parts are written, by whoever restores them.
+    token : Token, optional
+        Parts that are not done when the user stops are dropped.
+    done : container of str
+        Names of parts that were done before.
+    surveys : mutable mapping, optional
+        Surveys by their first plane: those found before, to which new ones are added.
+
+    Yields
+    ------
+    Surveyed, Done, Kept or LeftOut
+        As they come.
+    """
+    from .survey import Shared
+
+    token, shared = token or Token(), Shared(plan, surveys)
+    missing = [part for part in plan.parts if part.name not in done]
+    planes = [part.plane for part in missing]
+    for channel, prior in _submitted(executor, shared.prior_calls(planes), token):
+        shared.priors[channel] = prior
+    for key, survey in _submitted(executor, shared.survey_calls(planes), token):
+        shared.surveys[key] = survey
+        yield Surveyed(key)
+    calls = (
+        (None, _finish, Work.of(plan, part, shared.of(part.plane), sink), token) for part in missing
+    )
+    for _, event in _submitted(executor, calls, token):
+        yield event
+
+
+def _finish(work: Work, token: Token) -> Ended:
+    """Restore a part to its end, and forget its pixels, which were written."""
+    for event in restore_part(work, token):
+        ended = event
+    if isinstance(ended, Done):
+        bare = replace(ended.restoration, image=np.empty(0, np.float32))
+        return replace(ended, restoration=bare, block=None if work.sink else ended.block)
+    if isinstance(ended, Kept) and work.sink is not None:
+        return replace(ended, block=None)
+    assert isinstance(ended, Kept | LeftOut)
+    return ended
+
+
+def _submitted(
+    executor: Executor, calls: Iterator[tuple[Any, ...]], token: Token
+) -> Iterator[tuple[Any, Any]]:
+    """Submit calls (key, function, *arguments), and yield keys and results as they come."""
+    pending: dict[Future[Any], Any] = {}
+    try:
+        while not token.stop:
+            token.check()
+            for key, *call in calls:
+                future = executor.submit(*call)
+                pending[future] = key
+                if len(pending) >= AHEAD or future.done():
+                    break
+            if not pending:
+                return
+            for future in wait(pending, POLL_SECONDS, FIRST_COMPLETED).done:
+                yield pending.pop(future), future.result()
+    finally:
+        if pending:
+            # Threads look at it; what other processes compute is cancelled.
+            token.cancel = True
+        for future in pending:
+            future.cancel()
+
+
+@contextmanager
+def interruptible(token: Token | None) -> Iterator[None]:
+    """Look for the user's cancel before everything that this thread asks of torch."""
+    if token is None:
+        yield
+        return
+    from ..core.device import Watch
+
+    token.check()
+    # Hooks of the networks would not do: the data step of a large image, which evaluates none,
+    # takes seconds too.
+    with Watch(token.check):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySink:
+    """An array in memory that is written."""
+
+    array: Pixels
+
+    def write(self, window: Window, block: Pixels) -> None:
+        """Write a window."""
+        self.array[window] = block
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A restored array.
+
+    Attributes
+    ----------
+    image : ndarray
+        Of the shape and the type that the plan says.
+    planes : dict
+        By the steps of the walked axes, in their order: a `Restoration` without its image; None for
+        constant planes, which stay as they are.
+    stopped : bool
+        Whether the user ended it early; what was not restored is then missing in ``planes``.
+    """
+
+    image: Pixels
+    planes: dict[Plane, Restoration | None]
+    stopped: bool = False
+
+
+def restore_array(
+    plan: Plan,
+    callback: Callable[[State], bool | None] | None = None,
+    watch: Callable[[Event], None] | None = None,
+    token: Token | None = None,
+) -> Restored:
+    """Restore an array in memory.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose planes are not cut.
+    callback : callable, optional
+        Called with every state; returns True to stop and keep the estimate.
+    watch : callable, optional
+        Called with every event.
+    token : Token, optional
+        To stop and to cancel.
+
+    Raises
+    ------
+    DmspError
+        For a plane that cannot be restored, before any work.
+    """
+    check_planes(plan)
+    token = token or Token()
+    image = np.zeros(plan.shape, plan.dtype)
+    planes: dict[Plane, Restoration | None] = {}
+    for event in run(plan, sink=ArraySink(image), token=token):
+        if isinstance(event, Step) and callback is not None and callback(event.state):
+            token.stop = True
+        elif isinstance(event, Done):
+            # Those of all planes would take more memory than the stack.
+            bare = replace(event.restoration, image=np.empty(0, np.float32))
+            planes[event.part.plane] = bare
+        elif isinstance(event, Kept):
+            planes[event.part.plane] = None
+        elif isinstance(event, LeftOut):
+            raise DmspError(str(event))
+        if watch is not None:
+            watch(event)
+    for part in plan.parts:
+        if part.plane not in planes and plan.dtype.kind == "f":
+            image[part.target] = np.nan
+    return Restored(image, planes, token.stop)
+
+
+def check_planes(plan: Plan) -> None:
+    """Make sure that every plane can be restored, or is constant; a lone one says so itself."""
+    from ..core.inputs import check_image, check_mask
+
+    rows, columns = (slice(0, n) for n in plan.axes.size)
+    for plane in [] if plan.is_lone else plan.axes.planes:
+        with plane_named(plane):
+            pixels, mask = plan.read(plane, rows, columns)
+            axis = None if pixels.ndim == 2 else -1
+            check_image(pixels, axis, check_mask(mask, pixels, axis), constant=True)
