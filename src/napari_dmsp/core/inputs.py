@@ -252,7 +252,7 @@ def read_input(
             options["background"],
             model.channels == 1,
             white,
-            fluorescence,
+            fluorescence or volume,
         )
     )
     warnings = _check_precision(values, units)
