@@ -162,7 +162,7 @@ class Task:
         return Plan.of(
             self.settings,
             pixels,
-            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim]),
+            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], self.settings.space),
             survey=self.survey,
             dtype=np.float32 if self.floats else "input",
         )

@@ -322,6 +322,11 @@ class Settings:
         """Whether the point spread function is unknown, and is to be found."""
         return self.finds_psf and getattr(self, "psf", None) is None
 
+    @property
+    def space(self) -> int:
+        """How many axes of an image are restored together: 2, or 3 for volumes."""
+        return 2
+
     def replace(self, **changes: Any) -> Self:
         """Return settings with some changed."""
         return replace(self, **changes)
@@ -449,6 +454,13 @@ class Deblur(Settings):
             raise DmspError(
                 f"psf_size={self.psf_size} is for an unknown PSF; give it or psf, not both."
             )
+
+    @property
+    def space(self) -> int:
+        """3 where the PSF is a volume, or one for each channel."""
+        import numpy as np  # Late: the shell's help must come at once.
+
+        return 2 if self.psf is None or np.ndim(self.psf) < 3 else 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,7 +15,6 @@ from napari_dmsp.errors import DmspError
 VOXEL = (0.25, 0.1, 0.1)
 SHAPE = (24, 40, 40)
 PHOTONS, READ = 200, 2.0
-COARSE, FINE = {"iterations": 2}, {}
 
 
 def scene(shape, seed=0):
@@ -90,9 +89,8 @@ def test_better_than_richardson_lucy_at_its_best(case, psf, restored):
 
 
 def test_light_is_kept(case, restored):
-    inner = tuple(slice(n // 4, -(n // 4)) for n in SHAPE)
-    ratio = restored.image[inner].sum() / case[1][inner].sum()
-    assert abs(ratio - 1) < 0.1
+    assert restored.image.sum() == pytest.approx(case[1].sum(), rel=0.06)
+    assert not restored.warnings
     assert restored.settings["psf_shape"] == (17, 17, 17)
     assert restored.evaluations == 10
 

@@ -434,9 +434,7 @@ def _read_mask(
     return np.broadcast_to(gaps, (channels, *plane))
 
 
-def _move_channels(
-    array: NDArray[Any], channel_axis: int | None, space: int = 2
-) -> NDArray[Any]:
+def _move_channels(array: NDArray[Any], channel_axis: int | None, space: int = 2) -> NDArray[Any]:
     """Return an image as (C, *space), or raise a `DmspError` for other shapes."""
     if array.size == 0:
         raise DmspError(f"the image is empty, its shape is {array.shape}.")

@@ -144,7 +144,8 @@ def prepare_demosaic(
         options["mask"] = None if gaps is None else gaps[0]
     array, options["background"], white = level_mosaic(raw, pattern, **levels)
     given = read_input(array, options, mosaic=True, white=white)
-    filters = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
+    height, width = given.shape
+    filters = torch.from_numpy(cfa_weights(pattern, (height, width))).to(given.observed)
     plain = bool(((filters == 0) | (filters == 1)).all())
     if linear is None:
         linear = _guess_linear(given, raw, filters)

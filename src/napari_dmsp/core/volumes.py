@@ -61,7 +61,8 @@ class Slices:
         slices = self.operator.frame(result, room)[0, 0].movedim(axis, 0)[:, None]
         most = GPU_PIXELS if x.is_cuda else CPU_PIXELS
         count = max(1, most // (slices.shape[-2] * slices.shape[-1]))
-        for some in slices.split(count):
+        for begin in range(0, len(slices), count):
+            some = slices[begin : begin + count]
             some.copy_(denoise_turned(prior, some.contiguous(), sigma, turn))
         return result
 
