@@ -205,6 +205,11 @@ def find_images(sources: Iterable[str]) -> list[Path]:
     return list({os.path.abspath(path): path for path in found}.values())
 
 
+def first_image(sources: Sequence[str], target: str) -> Path:
+    """Return the image, or the first one, that sources mean."""
+    return Path(sources[0]) if is_stack(sources, target) else find_images(sources)[0]
+
+
 def plan_batch(
     task: Task, sources: Sequence[str], target: str, sidecar: bool, psf: Path | None = None
 ) -> list[Files]:

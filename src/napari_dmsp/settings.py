@@ -389,7 +389,7 @@ def _psf(help: str, auto: str) -> Any:
         label="PSF",
         flag="--psf",
         auto=auto,
-        metavar="FILE|gaussian:S|motion:L,A",
+        metavar="FILE|gaussian:S|motion:L,A|widefield:na=N,wavelength=W|bead:FILE",
         more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin "
         "is the central pixel, of even sides the central one that is nearest to the mass; one in "
         "the first pixel is moved there. A background is subtracted, and said in the warnings.",
@@ -400,6 +400,8 @@ def _psf(help: str, auto: str) -> Any:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Deblur(Settings):
     """Deblur an image; the point spread function and the noise level may be unknown.
+
+    With a point spread function of three axes, an image (Z, Y, X) is restored as a volume.
 
     Returns
     -------
@@ -432,7 +434,8 @@ class Deblur(Settings):
     finds_psf = True
 
     psf: Any = _psf(
-        "Point spread function, of any size up to the image's.",
+        "Point spread function, of any size up to the image's; or with three axes, (Z, Y, X), to "
+        "restore volumes, and with four, one for each channel.",
         "found in the image, which must be at least 64 x 64 pixels",
     )
     psf_size: int | None = option(
