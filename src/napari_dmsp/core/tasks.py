@@ -45,7 +45,7 @@ from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
-from .volumes import HEADROOM, VOLUME, Slices, first_estimate
+from .volumes import HEADROOM, Slices, first_estimate, volume_schedule
 
 MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
@@ -257,10 +257,15 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
             line = None if line is None else line.divided(range_)
-        problem = Problem.of(given, operator, VOLUME, line, operator.forward(start))
+        schedule = volume_schedule(operator)
+        problem = Problem.of(given, operator, schedule, line, operator.forward(start))
+        data = problem.data
+        if isinstance(data, PoissonGaussian):
+            data = replace(data, reweighted=False)
         problem = replace(
             problem,
-            noise_bounds=partial(_volume_noise, problem.data),
+            data=data,
+            noise_bounds=partial(_volume_noise, data),
             psf=psf,
             view=Slices(operator),
             start=start,
