@@ -341,11 +341,11 @@ def test_many_runs_leave_nothing_behind(qtbot, viewer, fake_prior, grey_image):
     panel.advanced.evaluations.value = "1"
     panel.advanced.device.value = "cpu"
     levels = []
-    for number in range(40):
+    for number in range(30):
         panel.run()
         qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
         viewer.layers.remove(viewer.layers[-1])
-        if number in (14, 39):
+        if number in (11, 29):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             levels.append((threading.active_count(), memory))
     assert panel.image is layer
