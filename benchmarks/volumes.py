@@ -50,6 +50,7 @@ from tifffile import imread
 
 import napari_dmsp
 from napari_dmsp.core.microscope import microscope_psf
+from napari_dmsp.errors import DmspError
 
 Volume = NDArray[np.float32]
 VOXEL = (0.25, 0.1, 0.1)
@@ -290,7 +291,12 @@ def ours(prior: str | None) -> Method:
     """Our own, which is told nothing."""
 
     def run(observed: Volume, psf: Volume, _: None) -> Any:
-        return napari_dmsp.deblur(observed, psf, prior=prior).image
+        try:
+            return napari_dmsp.deblur(observed, psf, prior=prior).image
+        except DmspError as error:
+            raise SystemExit(
+                f"This version of napari-dmsp does not restore volumes: {error}"
+            ) from None
 
     return Method("ours", run, ours=True)
 
@@ -382,15 +388,15 @@ def tables(rows: list[dict[str, Any]], own: set[str]) -> None:
 
 
 def draw(case: Case, images: dict[str, Any], file: Path) -> None:
-    """Draw xz and yz cuts through the middle of the truth and of every result."""
+    """Draw xz and yz cuts, where the truth is brightest, of the truth and of every result."""
     shown = {"truth": case.truth} | images
     figure = Figure(figsize=(2.2 * len(shown), 5), layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False)
     peak = float(np.percentile(case.truth, 99.9))
-    middle = case.truth.shape[1] // 2
+    row, across = (int(case.truth.sum(axis).argmax()) for axis in ((0, 2), (0, 1)))
     for column, (name, image) in zip(axes.T, shown.items(), strict=True):
         for ax, cut, label in zip(
-            column, (image[:, middle, :], image[:, :, middle]), ("xz", "yz"), strict=True
+            column, (image[:, row, :], image[:, :, across]), ("xz", "yz"), strict=True
         ):
             ax.imshow(cut, "gray", vmin=0, vmax=peak, aspect=VOXEL[0] / VOXEL[1])
             ax.set(xticks=[], yticks=[], title=f"{name}, {label}")

@@ -16,15 +16,15 @@ distributed = pytest.importorskip("distributed")
 PSF = gaussian_psf(1)
 
 
-@pytest.fixture
-def cluster(tmp_path):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     """Two worker processes of one thread."""
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
         processes=True,
         dashboard_address=":0",
-        local_directory=tmp_path / "dask",
+        local_directory=tmp_path_factory.mktemp("dask"),
         silence_logs=50,
     ) as cluster:
         yield cluster

@@ -23,8 +23,10 @@ from napari_dmsp.cluster.stacks import as_stack
 from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
+from napari_dmsp.plan import Axes, Plan, restore_array
 from napari_dmsp.plan.survey import groups, make_survey
 from napari_dmsp.scale import Axis, Survey
+from napari_dmsp.settings import Deblur
 from napari_dmsp.windows import Lines
 
 PSF = gaussian_psf(1)
@@ -478,6 +480,36 @@ def test_an_interrupt_keeps_what_is_done(tmp_path):
         scale.write(lazy, out, progress=lambda *state: counts.append(state))
     assert counts[0] == (2, 4)
     np.testing.assert_array_equal(zarr.open(out, mode="r")[:], lazy.compute())
+
+
+def test_an_interrupt_does_not_wait_for_the_parts_in_line(tmp_path):
+    stack, counter = np.stack([texture((40, 48), s) for s in range(40)]), Counter()
+
+    def interrupt(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    lazy = scale.deblur(stack, PSF, prior=counter, **FAST)
+    with (
+        dask.config.set(scheduler="threads", num_workers=2),
+        pytest.raises(KeyboardInterrupt, match="1 of 40 parts"),
+    ):
+        scale.write(lazy, tmp_path / "out.zarr", progress=interrupt)
+    assert counter.calls < 20
+
+
+def test_masked_arrays_bring_their_mask(tmp_path):
+    stack = np.stack([texture((40, 48), s) for s in range(2)])
+    hidden = np.zeros(stack.shape, bool)
+    hidden[:, 4:7, 9] = True
+    masked = np.ma.array(np.where(hidden, 9, stack), mask=hidden)
+    found = scale.deblur(masked, PSF, prior=smooth, **FAST).compute()
+    expected = scale.deblur(stack, PSF, mask=hidden, prior=smooth, **FAST).compute()
+    np.testing.assert_array_equal(found, expected)
+    plan = Plan.of(
+        Deblur(psf=PSF, prior=smooth, iterations=1, noise=0.02), masked, Axes.of((2, 40, 48))
+    )
+    np.testing.assert_array_equal(restore_array(plan).image, expected)
 
 
 def test_another_denoiser_is_another_setting(tmp_path):

@@ -333,8 +333,6 @@ def restore_stack(
         raise DmspError(f"output {files.image} is no .zarr folder; stacks are written to one.")
     task.check_extra(files)
     stack = scale.open_stack(files.source)
-    for text in stack.warnings:
-        print(f"Warning: {on_one_line(text)}", file=sys.stderr)
     if planes is not None:
         stack = stack.select(_parse_planes(planes))
     dtype = None if task.floats else "input"
@@ -354,6 +352,10 @@ def restore_stack(
             progress=show,
             about=task.about(files),
         )
+    told = record.get("warnings") or []
+    lists = [told] if all(isinstance(text, str) for text in told) else told
+    for text in dict.fromkeys(text for each in lists if each for text in each):
+        print(f"Warning: {on_one_line(text)}", file=sys.stderr)
     if files.sidecar is not None:
         write_json(files.sidecar, record)
     given = getattr(task.settings, "psf", None)

@@ -307,7 +307,8 @@ def _one_line_errors(kind: type[Settings] | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.echo(str(stop) or "Stopped: nothing was kept.", err=True)
+        # A bar may stand on the line.
+        typer.echo(f"\n{on_one_line(str(stop) or 'Stopped: nothing was kept.')}", err=True)
         raise typer.Exit(130) from None
     except DmspError as error:
         text = on_one_line(" ".join(str(error).split()))

@@ -100,6 +100,20 @@ def test_tiles_are_halved_where_memory_runs_out(tile):
     assert sum(side > 256 for side in sides) == failures <= 2
 
 
+def test_the_record_names_the_tile_that_was_used(photo):
+    def small_machine(x, sigma):
+        if max(x.shape[-2:]) > 250:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    image = np.tile(photo[..., 0], (2, 2))
+    result = deblur(image, PSF, prior=small_machine, iterations=2, tile=None)
+    # Half of what the prior sees: the image and what lies beyond its edge.
+    assert result.settings["tile"] == (max(image.shape) + max(PSF.shape) - 1) // 2
+    assert any("Memory ran out" in text for text in result.warnings)
+    assert deblur(image, PSF, prior=lambda x, _: x, iterations=1).settings["tile"] is None
+
+
 def test_other_errors_are_not_retried():
     def broken(x, sigma):
         raise RuntimeError("shape mismatch")

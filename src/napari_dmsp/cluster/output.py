@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def write(
     else:
         notes = _Notes(output.notes, plan)
         _fill(plan, output, notes, client, progress)
-        record = (about or {}) | notes.record()
+        record = (about or {}) | notes.record(() if like is None else like.warnings)
     record = json.loads(json.dumps(record), parse_constant=lambda _: None)
     output.finish(record)
     return record
@@ -120,9 +121,12 @@ def _fill(
 
     try:
         show()
-        with workers(client, len(plan.parts) - len(notes.parts)) as executor:
-            done = set(notes.parts)
-            for event in run_on(plan, executor, sink=sink, done=done, surveys=notes):
+        # Closed before the executor, which would wait for all that was submitted.
+        with (
+            workers(client, len(plan.parts) - len(notes.parts)) as executor,
+            closing(run_on(plan, executor, sink=sink, done=set(notes.parts), surveys=notes)) as run,
+        ):
+            for event in run:
                 if isinstance(event, LeftOut):
                     left_out.append(event)
                     continue
@@ -281,16 +285,23 @@ class _Notes(MutableMapping[Plane, Survey]):
         self.parts[event.part.name] = about
         self._write({"part": event.part.name, "about": about})
 
-    def record(self) -> dict[str, Any]:
-        """Describe the restoration: settings, noise levels, point spread functions found."""
+    def record(self, warnings: Sequence[str] = ()) -> dict[str, Any]:
+        """Describe the restoration: settings, noise levels, point spread functions found.
+
+        ``warnings`` are those of the source.
+        """
         planes: dict[Plane, dict[str, Any] | None] = dict.fromkeys(self._plan.axes.planes)
         for part in self._plan.parts:
             about, known = self.parts[part.name], planes[part.plane]
-            if known is None or about is None:
-                planes[part.plane] = known or about
+            if about is None:
                 continue
-            for name in ("evaluations", "seconds"):
-                known[name] += about[name]
+            told = [*warnings, *about["warnings"]]
+            if known is not None:
+                told = [*known["warnings"], *told]
+                about = known | {
+                    name: known[name] + about[name] for name in ("evaluations", "seconds")
+                }
+            planes[part.plane] = about | {"warnings": list(dict.fromkeys(told))}
         return describe_planes(list(planes.values()))
 
     def _write(self, line: dict[str, Any]) -> None:

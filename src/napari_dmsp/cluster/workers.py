@@ -65,7 +65,7 @@ def workers(client: Any, calls: int) -> Iterator[Executor]:
     if client is not None:
         # Workers that die are no reason to give a call up; a call has no result but what it wrote.
         with client.get_executor(pure=False) as executor:
-            yield Limited(executor)
+            yield Limited(executor, 2 * sum(client.nthreads().values()))
     elif calls <= 1 or scheduler in ("synchronous", "single-threaded", "sync"):
         yield Inline()
     else:
@@ -76,9 +76,13 @@ def workers(client: Any, calls: int) -> Iterator[Executor]:
 
 @dataclass(eq=False)
 class Limited(Executor):
-    """Makes every call share its machine with others."""
+    """Makes every call share its machine with others.
+
+    ``ahead`` says how many calls are submitted before the first is done, at least.
+    """
 
     executor: Executor
+    ahead: int = 0
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Let the executor make a call."""

@@ -9,16 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .beads import BeadPsf, bead_psf
     from .inputs import Reference, read_input
     from .job import Job, Problem, Restoration, prepare, run
+    from .microscope import Psf, microscope_psf, psf_shape
     from .prior import Prior, load_prior, mean_shift
     from .solvers import State
     from .tasks import prepare_deblur, prepare_demosaic, prepare_superres
 
 # Where each name is defined.
 _ROOMS = {
+    "beads": ("BeadPsf", "bead_psf"),
     "inputs": ("Reference", "read_input"),
     "job": ("Job", "Problem", "Restoration", "prepare", "run"),
+    "microscope": ("Psf", "microscope_psf", "psf_shape"),
     "prior": ("Prior", "load_prior", "mean_shift"),
     "solvers": ("State",),
     "tasks": ("prepare_deblur", "prepare_demosaic", "prepare_superres"),
@@ -26,18 +30,23 @@ _ROOMS = {
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "BeadPsf",
     "Job",
     "Prior",
     "Problem",
+    "Psf",
     "Reference",
     "Restoration",
     "State",
+    "bead_psf",
     "load_prior",
     "mean_shift",
+    "microscope_psf",
     "prepare",
     "prepare_deblur",
     "prepare_demosaic",
     "prepare_superres",
+    "psf_shape",
     "read_input",
     "run",
 ]

@@ -32,7 +32,7 @@ from .solvers import (
     anneal,
     descend,
 )
-from .tiling import bytes_per_pixel
+from .tiling import Tiled, bytes_per_pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,13 +260,17 @@ class Job:
     @own_state()
     def result(self, state: State, seconds: float) -> Restoration:
         """Make the result of the run's last, or latest, state."""
+        denoiser, tile = self._input.model.denoiser, self._input.tile
+        if isinstance(denoiser, Tiled) and denoiser.tile != tile:
+            tile = denoiser.tile
+            self.warnings.append(f"Memory ran out: the prior took tiles of {tile} pixels.")
         return Restoration(
             image=state.array(),
             psf=None if state.psf is None else state.psf.cpu().float().numpy(),
             noise_sigma=state.noise_sigma,
             evaluations=state.evaluation,
             seconds=seconds,
-            settings=self.settings,
+            settings=self.settings | {"tile": tile},
             warnings=tuple(dict.fromkeys(self.warnings)),
         )
 

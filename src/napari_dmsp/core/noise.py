@@ -51,6 +51,8 @@ SHOT_SMOOTHING = 1.5
 LINE_BINS, LINE_PATCHES = 16, 64
 LEAST_SHOT = 4 / 255
 AGREE, NEAR = 0.8, 0.25
+# The same part for raw frames, which are counts of photons.
+RAW_AGREE = 0.5
 LINE_STEPS = 20
 # A filter that adds up the samples under one coefficient of the wavelets.
 _SUM = pywt.Wavelet("sum", filter_bank=4 * [4 * [1.0]])
@@ -374,7 +376,10 @@ def _fit_line(detail: NDArray[np.float64], mean: NDArray[np.float64]) -> ShotLin
 
 
 def sharp_line(
-    y: Tensor, weights: Tensor | None = None, period: tuple[int, int] = (1, 1)
+    y: Tensor,
+    weights: Tensor | None = None,
+    period: tuple[int, int] = (1, 1),
+    agree: float = AGREE,
 ) -> ShotLine | None:
     """Fit the same line to images that hold detail, or to mosaics.
 
@@ -389,6 +394,8 @@ def sharp_line(
         0 in gaps.
     period : tuple of int
         Height and width of the period of a mosaic: each place of it is an image.
+    agree : float
+        Part of the bins that must agree.
 
     Returns
     -------
@@ -403,7 +410,7 @@ def sharp_line(
             continue
         patches = _patches(planes, one, gaps, side)
         if len(patches) >= LINE_BINS * LINE_PATCHES:
-            return _agreed_line(patches)
+            return _agreed_line(patches, agree)
     return None
 
 
@@ -414,7 +421,7 @@ def _phases(planes: NDArray[Any], period: tuple[int, int]) -> NDArray[Any]:
     return np.concatenate([whole[:, i::rows, j::columns] for i, j in np.ndindex(period)])
 
 
-def _agreed_line(patches: NDArray[np.float64]) -> ShotLine | None:
+def _agreed_line(patches: NDArray[np.float64], agree: float) -> ShotLine | None:
     """Fit a line below the variances of bins of patches; None where they do not agree."""
     energy, _ = _weak_energy(patches)
     energy, freedom = _weak_energy(patches, patches[energy <= np.median(energy)])
@@ -432,7 +439,7 @@ def _agreed_line(patches: NDArray[np.float64]) -> ShotLine | None:
         above = variances / fitted - 1
         trust = np.where(above > 0, 1 / (1 + np.square(above / 0.1)), 1)
     least, greatest = fitted[0], slope * light[-1] + offset
-    agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= AGREE
+    agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= agree
     if not agreed or greatest < max(SHOT_RATIO * least, LEAST_SHOT**2):
         return None
     return ShotLine(float(slope), float(offset), float(least) / 2)

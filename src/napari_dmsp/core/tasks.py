@@ -20,7 +20,7 @@ from .device import explain_failures, own_state
 from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
-from .noise import ShotLine, is_sharp, patch_sigma, sharp_line, shot_line, smooth
+from .noise import AGREE, RAW_AGREE, ShotLine, is_sharp, patch_sigma, sharp_line, shot_line, smooth
 from .operators import Convolution, Mosaic, Resize
 from .prior import load_prior
 from .psf import crop_psf
@@ -158,7 +158,8 @@ def _mosaic_problem(
     y, operator = given.observed, Mosaic(filters)
     kept = (filters.sum(0) > 0).to(y)[None, None]
     kept = kept if given.kept is None else kept * given.kept
-    line = _line(given, partial(sharp_line, period=tile.shape[1:]), kept)
+    agree = AGREE if encoding is None else RAW_AGREE
+    line = _line(given, partial(sharp_line, period=tile.shape[1:], agree=agree), kept)
     curve: dict[str, Any] = {}
     if encoding is not None:
         y = encoding.encode(y, filters)

@@ -165,6 +165,8 @@ class Plan:
         """
         if survey not in SURVEYS:
             raise DmspError(f"survey={survey!r} is unknown; use 'plane' or 'stack'.")
+        if isinstance(data, np.ma.MaskedArray) and mask is None and task.mask is None:
+            data, mask = data.data, np.ma.getmaskarray(data)
         source = _as_source(data)
         if source.dtype.kind not in "buif":
             raise DmspError(f"dtype {source.dtype} is not a real number; convert it first.")

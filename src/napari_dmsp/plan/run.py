@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, MutableMapping
+from collections.abc import Callable, Container, Generator, Iterator, MutableMapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -154,16 +154,17 @@ def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> 
     """
     from .survey import Shared
 
-    shared, left_out = Shared(plan), 0
+    shared, left_out = Shared(plan), list[str]()
     for part in plan.parts:
         if token is not None and token.stop:
             break
         with interruptible(token):
             survey = shared.of(part.plane)
         for event in restore_part(Work.of(plan, part, survey, sink), token):
-            left_out += isinstance(event, LeftOut)
-            if left_out == len(plan.parts):
-                raise DmspError(str(event))
+            if isinstance(event, LeftOut):
+                left_out.append(str(event))
+            if len(left_out) == len(plan.parts):
+                raise DmspError(left_out[0])
             yield event
 
 
@@ -258,7 +259,7 @@ def run_on(
     token: Token | None = None,
     done: Container[str] = (),
     surveys: MutableMapping[Plane, Survey] | None = None,
-) -> Iterator[Surveyed | Ended]:
+) -> Generator[Surveyed | Ended, None, None]:
     """Restore the parts of a plan wherever an executor computes.
 
     Parameters
@@ -316,13 +317,14 @@ def _submitted(
 ) -> Iterator[tuple[Any, Any]]:
     """Submit calls (key, function, *arguments), and yield keys and results as they come."""
     pending: dict[Future[Any], Any] = {}
+    ahead = max(AHEAD, getattr(executor, "ahead", 0))
     try:
         while not token.stop:
             token.check()
             for key, *call in calls:
                 future = executor.submit(*call)
                 pending[future] = key
-                if len(pending) >= AHEAD or future.done():
+                if len(pending) >= ahead or future.done():
                     break
             if not pending:
                 return

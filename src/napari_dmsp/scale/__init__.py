@@ -6,19 +6,24 @@ A plane that is cut into parts keeps one noise level, one range and one point sp
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import DmspError
+from ..settings import TASKS
 
 try:
     from ..cluster.output import write
     from ..cluster.workers import connect, pick_worker_device
     from ..files.stacks import Axis, Stack, open_stack
     from ..plan.survey import Survey
-    from .restore import deblur, demosaic, restore, superres
+    from .restore import lazy_function, restore
 except ImportError as error:
     raise DmspError(
         f"restoring stacks needs the package {error.name!r}; install it: "
         'pip install "napari-dmsp[scale]".'
     ) from error
+
+deblur, superres, demosaic = (lazy_function(TASKS[n]) for n in ("deblur", "superres", "demosaic"))
 
 __all__ = [
     "Axis",
@@ -33,3 +38,9 @@ __all__ = [
     "superres",
     "write",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in TASKS:
+        return lazy_function(TASKS[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -16,117 +18,11 @@ from ..core.inputs import check_psf, take_array
 from ..errors import DmspError
 from ..plan import Axes, Plan, magnification, try_settings
 from ..plan.survey import period
-from ..settings import TASKS, Settings
+from ..settings import Settings
 from ..windows import HALO, MIN_PART, PART, Grid, ratio
 
 # Options of stacks, which settings do not have.
 LAZY = ("mask", "chunks", "halo", "survey", "dtype")
-
-
-def deblur(source: Source, psf: ArrayLike | None = None, **options: Any) -> da.Array:
-    """Deblur every plane of a stack, lazily.
-
-    Parameters
-    ----------
-    source : path, Stack, dask array, zarr array or group, or ndarray
-        (..., H, W): planes that are restored one by one; or with colours along ``channel_axis``. A
-        path is opened by `open_stack`.
-    psf : array_like, optional
-        As for `napari_dmsp.deblur`; one for all planes, or found for every survey.
-    channel_axis : int, optional
-        Axis of one or three colours that are restored together; by default that of the `Stack`.
-    mask : array_like or dask array, optional
-        True where pixels are missing: (H, W) for all planes, or one per plane (..., H, W).
-    chunks : int, optional
-        About how many pixels of the result a part has on a side, by default 1024; planes up to half
-        as large again are not cut. It is the chunk of the result. None cuts no plane.
-    halo : int, optional
-        Pixels of its neighbours that a part sees; by default 64 and half the point spread function.
-        Rounded up.
-    survey : {"plane", "stack"}
-        Whether each plane has its own noise level, range and unknown point spread function, or all
-        of a channel share those of some planes.
-    dtype : dtype or "input", optional
-        Of the result: float32, or an integer type to which values are rounded and clipped; "input"
-        keeps integer types.
-    **options
-        All others of `napari_dmsp.deblur`.
-
-    Returns
-    -------
-    dask.array.Array
-        The shape and the units of the source, one chunk per part.
-
-    Raises
-    ------
-    DmspError
-        For input and options that suit no plane. What is wrong with the pixels of one plane shows
-        when it is computed.
-
-    Notes
-    -----
-    A plane that is one part is restored as `napari_dmsp.deblur` does it, but that all planes of a
-    channel have the prior of its middle one. Of another one, a survey restores a window of 1024 x
-    1024 pixels, and takes the range from an overview of all of it. Parts are cut without blending.
-    With the default halo, those of a Gaussian blur differ from the restored whole by less than
-    1/1000 of the range away from its edges; but where the point spread function suppresses some
-    frequencies entirely, such as those of motion, by up to 1/40 (1/700 in the root mean square),
-    and with ``method="sgd"``, which injects noise, by about 1/100. A larger ``halo`` helps: 192
-    pixels gave 1/360 for motion of 21 pixels. ``chunks=None`` cuts nothing. Constant parts stay as
-    they are.
-    """
-    return _restore("deblur", source, psf=psf, **options)
-
-
-def superres(source: Source, scale: float, **options: Any) -> da.Array:
-    """Raise the resolution of every plane of a stack, lazily.
-
-    Parameters
-    ----------
-    source : path, Stack, dask array, zarr array or group, or ndarray
-        (..., H, W), or with colours along ``channel_axis``.
-    scale : float
-        Factor above 1 and up to 8. Where planes are cut into parts, a ratio of small numbers, such
-        as 2 or 1.5, that gives whole numbers of pixels.
-    **options
-        As for `deblur` and `napari_dmsp.superres`; ``halo`` in pixels of the result.
-
-    Returns
-    -------
-    dask.array.Array
-        (..., round(H * scale), round(W * scale)), one chunk per part.
-
-    Raises
-    ------
-    DmspError
-        As for `deblur`.
-    """
-    return _restore("superres", source, scale=scale, **options)
-
-
-def demosaic(source: Source, pattern: str | ArrayLike = "RGGB", **options: Any) -> da.Array:
-    """Turn every raw mosaic of a stack into a colour image, lazily.
-
-    Parameters
-    ----------
-    source : path, Stack, dask array, zarr array or group, or ndarray
-        (..., H, W), one colour per pixel.
-    pattern : str or array_like
-        As for `napari_dmsp.demosaic`; it begins at the first pixel of every plane.
-    **options
-        As for `deblur` and `napari_dmsp.demosaic`.
-
-    Returns
-    -------
-    dask.array.Array
-        (..., H, W, 3), one chunk per part.
-
-    Raises
-    ------
-    DmspError
-        As for `deblur`.
-    """
-    return _restore("demosaic", source, pattern=pattern, **options)
 
 
 def restore(
@@ -139,7 +35,56 @@ def restore(
     survey: str = "plane",
     dtype: DTypeLike | None = None,
 ) -> da.Array:
-    """Restore every plane of a stack, lazily, as settings say; the others are those of `deblur`."""
+    """Restore every plane of a stack, lazily.
+
+    Parameters
+    ----------
+    task : Settings
+        The task and its options.
+    source : path, Stack, dask array, zarr array or group, or ndarray
+        (..., H, W): planes that are restored one by one; or with colours along ``channel_axis``, by
+        default that of the `Stack`. A path is opened by `open_stack`.
+    mask : array_like or dask array, optional
+        True where pixels are missing: (H, W) for all planes, or one per plane (..., H, W). By
+        default that of the task.
+    chunks : int, optional
+        About how many pixels of the result a part has on a side, by default 1024; planes up to half
+        as large again are not cut. It is the chunk of the result. None cuts no plane.
+    halo : int, optional
+        Pixels of the result that a part sees of its neighbours; by default 64 and half the point
+        spread function. Rounded up.
+    survey : {"plane", "stack"}
+        Whether each plane has its own noise level, range and unknown point spread function, or all
+        of a channel share those of some planes.
+    dtype : dtype or "input", optional
+        Of the result: float32, or an integer type to which values are rounded and clipped; "input"
+        keeps integer types.
+
+    Returns
+    -------
+    dask.array.Array
+        What the task makes of the source, in its units, one chunk per part.
+
+    Raises
+    ------
+    DmspError
+        For input and options that suit no plane; planes are cut into parts only where ``scale`` is
+        a ratio of small numbers, such as 2 or 1.5, that gives whole numbers of pixels. What is
+        wrong with the pixels of one plane shows when it is computed.
+
+    Notes
+    -----
+    A plane that is one part is restored as in Python, but that all planes of a channel have the
+    prior of its middle one. Of another one, a survey restores a window of 1024 x 1024 pixels, and
+    takes the range from an overview of all of it. Parts are cut without blending. With the default
+    halo, those of a Gaussian blur differ from the restored whole by less than 1/1000 of the range
+    away from its edges; but where the point spread function suppresses some frequencies entirely,
+    such as those of motion, by up to 1/40 (1/700 in the root mean square), and with
+    ``method="sgd"``, which injects noise, by about 1/100. A larger ``halo`` helps: 192 pixels gave
+    1/360 for motion of 21 pixels. Constant parts stay as they are.
+    """
+    if isinstance(source, np.ma.MaskedArray) and mask is None and task.mask is None:
+        source, mask = source.data, np.ma.getmaskarray(source)
     stack = as_stack(source)
     axis = stack.channel_axis if task.channel_axis is None else task.channel_axis
     axes = Axes.of(stack.array.shape, axis, [axis.name for axis in stack.axes])
@@ -167,7 +112,20 @@ def restore(
     return make_lazy(Plan.of(task, pixels, axes, grid=grid, mask=gaps, survey=survey, dtype=dtype))
 
 
-def _restore(name: str, source: Source, **options: Any) -> da.Array:
-    """Tell what is said of stacks from the settings of a task."""
-    lazy = {key: options.pop(key) for key in LAZY if key in options}
-    return restore(TASKS[name].of(**options), source, **lazy)
+def lazy_function(kind: type[Settings]) -> Callable[..., da.Array]:
+    """Make the function of a task: ``deblur(source, psf, **options)`` and its like."""
+
+    def function(source: Source, *arguments: Any, **options: Any) -> da.Array:
+        given = dict(zip((kind.positional,), arguments, strict=False))
+        if len(arguments) > 1 or given.keys() & options.keys():
+            raise TypeError(f"{kind.task}() takes a source, {kind.positional} and named options.")
+        lazy = {name: options.pop(name) for name in LAZY if name in options}
+        return restore(kind.of(**given, **options), source, **lazy)
+
+    function.__name__ = function.__qualname__ = kind.task
+    function.__doc__ = f"""{inspect.cleandoc(kind.__doc__ or "").splitlines()[0]}
+
+    Lazily, plane by plane: takes a source, {kind.positional}, and the options of
+    `napari_dmsp.{kind.task}` and of `restore`; returns a dask array.
+    """
+    return function
