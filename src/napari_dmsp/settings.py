@@ -514,7 +514,8 @@ class Demosaic(Settings):
     -------
     Restoration
         ``image`` is (H, W, 3) in the units of the mosaic, float32, background included. Colours are
-        those of the sensor: no white balance and no gamma are applied.
+        those of the sensor, without white balance and gamma, unless they are developed: then black
+        is the background, and white is white.
 
     Raises
     ------
@@ -571,6 +572,14 @@ class Demosaic(Settings):
         auto="linear above 8 bits; floats by how they are spaced, or look",
         more="What was chosen is in the record, with a warning where it is close. Linear values "
         "are restored under the curve of photographs. Arrays of mixing weights are never encoded.",
+    )
+    developed: bool = option(
+        False,
+        "Whether colours are balanced for a grey world and brightened by the curve of photographs, "
+        "to be looked at; else they are as the sensor saw them.",
+        "bool",
+        label="Developed",
+        flag="--developed/--as-measured",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
 from typing import Any
 
-from magicgui.widgets import ComboBox, Container, Label, LineEdit, Widget
+from magicgui.widgets import CheckBox, ComboBox, Container, Label, LineEdit, Widget
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QLabel, QScrollArea, QScrollBar, QSizePolicy, QVBoxLayout, QWidget
@@ -122,6 +122,8 @@ def option_widget(each: Field[Any], about: Option) -> Widget:
         closed = each.type == "str" and about.parse is str and AUTO not in about.choices
         kind = ComboBox if closed else OpenChoice
         return kind(choices=list(about.choices), value=str(default), **known)
+    if each.type == "bool":
+        return CheckBox(value=bool(default), **known)
     if each.type == "bool | None":
         return ComboBox(choices=list(YES_OR_NO.items()), **known)
     edit = LineEdit(value="" if default in (None, MISSING) else str(default), **known)
