@@ -167,7 +167,9 @@ class Settings:
     # Name and description of the image, and the option that Python takes without its name.
     takes: ClassVar[tuple[str, str]] = (
         "image",
-        "(H, W), or colour with three channels along ``channel_axis``; any real dtype.",
+        "(H, W), or colour with three channels along ``channel_axis``; any real dtype. Further "
+        "axes are those of a stack, which is restored plane by plane: each has a noise level and "
+        "a range of its own, all have the prior that suits the one in the middle.",
     )
     positional: ClassVar[str]
     # Pixels around a region that are restored with it, and multiples of pixels that it begins at.
@@ -531,7 +533,7 @@ class Demosaic(Settings):
     task = "demosaic"
     title = "Demosaic"
     suffix = "demosaiced"
-    takes = ("mosaic", "(H, W), one colour per pixel; any real dtype.")
+    takes = ("mosaic", "(H, W), one colour per pixel, or a stack (..., H, W); any real dtype.")
     positional = "pattern"
     # A multiple of the periods of all named patterns: 2, 4 and 6.
     align = 12
