@@ -27,7 +27,7 @@ CHOOSE = "choose …"
 # Names of widgets that are not those of their options in Python.
 NAMES = {"iterations": "evaluations"}
 
-# What Python says, and a panel in its stead.
+# Patterns of sentences of the core, and what a panel says in their stead.
 WORDS = {
     r"with mask=.*?(?=, or)": "with 'NaN and saturated pixels' as Mask",
     r"\bsigma=": "σ ",
@@ -98,7 +98,7 @@ class LayerChoice(ComboBox):
         else:
             self._lost = bool(values) and (self._lost or before is not None)
             self._wanted = None if self._lost else self._propose(values)
-        # In between, the box has what happens to be first.
+        # While its choices are replaced, the box shows the first of them for a moment.
         with self.changed.blocked():
             super().reset_choices()
             self.set_value(self._wanted)

@@ -71,10 +71,10 @@ NO_MASK, BAD_PIXELS = "none", "NaN and saturated pixels"
 OWN_PRIOR = "from a file"
 # Options whose widgets are more than a text or a choice.
 SPECIAL = ("mask", "prior", "psf")
-# What the user can change of a chosen layer, so that the plan changes.
+# Events of a chosen layer that change the plan.
 LAYER_EVENTS = ("data", "name", "scale", "translate", "affine", "units", "axis_labels")
 
-# What is shown, and axes of a layer.
+# The text of a choice of axes, and the axes of the layer that it stands for.
 AxesChoice = tuple[str, tuple[int, ...]]
 
 
