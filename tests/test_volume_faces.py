@@ -53,6 +53,8 @@ def test_every_volume_of_a_stack_is_restored_by_itself(several):
         psf = psfs[c] if several else psfs
         alone = deblur(data[t, c], psf, prior="gray", **OPTIONS).image
         assert np.array_equal(restored.image[t, c], alone)
+    # The public function takes stacks of volumes as well.
+    assert np.array_equal(deblur(data, psfs, prior="gray", **OPTIONS).image, restored.image)
 
 
 def test_axes_in_any_order_and_masks():

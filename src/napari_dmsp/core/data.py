@@ -109,10 +109,6 @@ class Gaussian:
         variance = min(self.residual(error) ** 2 + spread, self.most**2)
         return replace(self, sigma=max(math.sqrt(variance), self.least, FLOOR))
 
-    def lit(self, x: Tensor) -> Self:
-        """Return the same with what the light of an image without noise says of the noise."""
-        return self
-
     def prox(
         self,
         v: Tensor,
@@ -224,10 +220,6 @@ class PoissonGaussian(Gaussian):
         """Return the same with the weights of a light, of the shape of the observation."""
         weights = self.scale**2 / self.variance(light)
         return replace(self, weights=_weighed(weights, self.kept))
-
-    def lit(self, x: Tensor) -> Self:
-        """Return the same with the weights of an image without noise."""
-        return self.at(self.operator.forward(x))
 
     def updated(self, error: Tensor, spread: float) -> Self:
         """Return the same with the noise that the current estimate says."""

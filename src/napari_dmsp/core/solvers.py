@@ -51,9 +51,6 @@ class Schedule:
     denoise_last : bool
         Whether the last step denoises at the noise level and leaves it at that: for images that
         are smooth, as those of microscopes are, the data have nothing more to say then.
-    weigh_denoised : bool
-        Whether weights are those of the denoised estimate. The estimate itself follows the noise,
-        and what happens to be dark would count too much: light gets lost where there is little.
     steps : tuple of int
         Steps of an iterative fit without weights in the first evaluation, the second, and so on.
     most_steps : int
@@ -70,7 +67,6 @@ class Schedule:
     kappa: float = 0.3
     momentum: float = 0.0
     denoise_last: bool = False
-    weigh_denoised: bool = False
     steps: tuple[int, ...] = STEPS
     most_steps: int = MOST_STEPS
     sgd_noise: tuple[float, float] | None = None
@@ -171,8 +167,6 @@ def anneal(
         ahead = x + momentum * (x - before) if momentum else x
         before = x
         x = view(prior, ahead, sigma, evaluation, generator)
-        if schedule.weigh_denoised:
-            data = data.lit(x)
         if last:
             error = data.error(x)
         else:

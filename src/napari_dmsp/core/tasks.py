@@ -45,7 +45,7 @@ from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
-from .volumes import HEADROOM, Slices, first_estimate, volume_schedule
+from .volumes import HEADROOM, VOLUME, Slices, first_estimate
 
 MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
@@ -86,7 +86,7 @@ def prepare_deblur(
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
     if psf is not None and psf_size is not None:
         raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
-    volume = psf is not None and take_array(psf, "psf").ndim == 3
+    volume = psf is not None and take_array(psf, "psf").ndim >= 3
     given = read_input(image, options, volume=volume)
     if psf is None:
         return _prepare_blind(given, psf_size)
@@ -262,15 +262,10 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
             line = None if line is None else line.divided(range_)
-        schedule = volume_schedule(operator)
-        problem = Problem.of(given, operator, schedule, line, operator.forward(start))
-        data = problem.data
-        if isinstance(data, PoissonGaussian):
-            data = replace(data, reweighted=False)
+        problem = Problem.of(given, operator, VOLUME, line, operator.forward(start))
         problem = replace(
             problem,
-            data=data,
-            noise_bounds=partial(_volume_noise, data),
+            noise_bounds=partial(_volume_noise, problem.data),
             psf=psf,
             view=Slices(operator),
             start=start,

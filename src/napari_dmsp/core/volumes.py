@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,21 +23,7 @@ FIRST_STEPS, GREATEST_CHANGE = 8, 20.0
 # still rises from there.
 HEADROOM = 2.0
 
-# What passes detail passes noise, which takes a stronger prior. Found on scenes that are not those
-# of the benchmark's tables: a widefield microscope passes 3 to 8 % of the frequencies with more
-# than a twentieth, a confocal one about half.
-PASSED, WIDEFIELD, CONFOCAL, STRONGER = 0.05, 0.1, 0.4, 1.5
-
-VOLUME = Schedule(
-    iterations=10, kappa=0.13, momentum=0.7, weigh_denoised=True, steps=(20,), most_steps=20
-)
-
-
-def volume_schedule(operator: Convolution) -> Schedule:
-    """Return the parameters of the solver for a PSF."""
-    detail = (operator.passed(PASSED) - WIDEFIELD) / (CONFOCAL - WIDEFIELD)
-    strength = 1 + (STRONGER - 1) * min(max(detail, 0.0), 1.0)
-    return replace(VOLUME, kappa=strength * VOLUME.kappa)
+VOLUME = Schedule(iterations=10, kappa=0.2, momentum=0.7, steps=(20,), most_steps=20)
 
 
 @dataclass(frozen=True, eq=False)

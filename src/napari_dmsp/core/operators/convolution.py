@@ -118,10 +118,6 @@ class Convolution(Operator):
             power = power.index_select(axis, fine.nonzero().flatten())
         return float(power.mean())
 
-    def passed(self, level: float) -> float:
-        """Return the part of the frequencies that are passed with more than ``level`` of a sum."""
-        return float((self._power > level**2).double().mean())
-
     def analyse(self, x: Tensor) -> Tensor:
         """Half of the Fourier coefficients: the others are their conjugates."""
         return torch.fft.rfftn(x, dim=self._axes)
