@@ -19,13 +19,13 @@ from napari_dmsp import core, scale
 from napari_dmsp.cli import app
 from napari_dmsp.cluster import output
 from napari_dmsp.cluster.lazy import plan_of
-from napari_dmsp.cluster.stacks import as_stack
 from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.plan import Axes, Plan, restore_array
 from napari_dmsp.plan.survey import groups, make_survey
 from napari_dmsp.scale import Axis, Survey
+from napari_dmsp.scale.restore import as_stack
 from napari_dmsp.settings import Deblur
 from napari_dmsp.windows import Lines
 

@@ -304,12 +304,16 @@ def _finish(work: Work, token: Token) -> Ended:
     for event in restore_part(work, token):
         ended = event
     if isinstance(ended, Done):
-        bare = replace(ended.restoration, image=np.empty(0, np.float32))
+        bare = _without_image(ended.restoration)
         return replace(ended, restoration=bare, block=None if work.sink else ended.block)
     if isinstance(ended, Kept) and work.sink is not None:
         return replace(ended, block=None)
     assert isinstance(ended, Kept | LeftOut)
     return ended
+
+
+def _without_image(restoration: Restoration) -> Restoration:
+    return replace(restoration, image=np.empty(0, np.float32))
 
 
 def _submitted(
@@ -386,7 +390,6 @@ class Restored:
 
 def restore_array(
     plan: Plan,
-    callback: Callable[[State], bool | None] | None = None,
     watch: Callable[[Event], None] | None = None,
     token: Token | None = None,
 ) -> Restored:
@@ -396,8 +399,6 @@ def restore_array(
     ----------
     plan : Plan
         Whose planes are not cut.
-    callback : callable, optional
-        Called with every state; returns True to stop and keep the estimate.
     watch : callable, optional
         Called with every event.
     token : Token, optional
@@ -413,12 +414,9 @@ def restore_array(
     image = np.zeros(plan.shape, plan.dtype)
     planes: dict[Plane, Restoration | None] = {}
     for event in run(plan, sink=ArraySink(image), token=token):
-        if isinstance(event, Step) and callback is not None and callback(event.state):
-            token.stop = True
-        elif isinstance(event, Done):
+        if isinstance(event, Done):
             # Those of all planes would take more memory than the stack.
-            bare = replace(event.restoration, image=np.empty(0, np.float32))
-            planes[event.part.plane] = bare
+            planes[event.part.plane] = _without_image(event.restoration)
         elif isinstance(event, Kept):
             planes[event.part.plane] = None
         elif isinstance(event, LeftOut):
