@@ -156,7 +156,7 @@ class Settings:
     """Options that all tasks share; a task is a subclass.
 
     A subclass is documented like a function, and its docstring becomes that of the public function,
-    with the options as parameters.
+    with the options as parameters, and what all of them raise and refer to.
     """
 
     # Name of the task, and of the public function, the command and the panel.
@@ -282,13 +282,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise a `DmspError` for values that suit no image."""
-        for each, about in options(type(self)):
-            value = getattr(self, each.name)
-            closed = about.choices and each.name == "method"
-            if closed and value not in about.choices:
-                raise DmspError(
-                    f"{each.name}={value!r} is unknown; use one of {', '.join(about.choices)}."
-                )
+        if self.method not in METHODS:
+            raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
         if self.iterations is not None and (
             isinstance(self.iterations, bool)
             or not self.iterations >= 1
@@ -402,16 +397,6 @@ class Deblur(Settings):
         ``image`` has the shape and the units of the input, float32; ``psf`` is the one given or
         found.
 
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-
-    References
-    ----------
-    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
-       NIPS 2017, arXiv:1709.03749.
-
     Examples
     --------
     >>> from napari_dmsp import deblur
@@ -462,21 +447,11 @@ class Superres(Settings):
         grids share their outer edges: row ``i`` of the H' rows of the result lies at
         ``(i + 0.5) * H / H' - 0.5`` of the input.
 
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-
     Notes
     -----
     Without a PSF, the image is taken for an antialiased bicubic reduction of the result; with one,
     for the samples of the blurred result at the centres of blocks of ``scale`` pixels, a whole
     number.
-
-    References
-    ----------
-    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
-       NIPS 2017, arXiv:1709.03749.
     """
 
     task = "superres"
@@ -515,16 +490,6 @@ class Demosaic(Settings):
     Restoration
         ``image`` is (H, W, 3) in the units of the mosaic, float32, background included. Colours are
         those of the sensor: no white balance and no gamma are applied.
-
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-
-    References
-    ----------
-    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
-       NIPS 2017, arXiv:1709.03749.
     """
 
     task = "demosaic"
