@@ -18,23 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .core import (
-    Job,
-    Restoration,
-    State,
-    run,
-)
+from .core import Job, Restoration, State, run
 from .core.job import describe_planes
 from .errors import DmspError, on_one_line
 from .files import (
     NUMPY,
     SUFFIXES,
     Picture,
-    check_folder,
     check_output,
     check_psf_output,
     check_writable,
     fitting_suffix,
+    make_folder,
     name_beside,
     read_planes,
     write_image,
@@ -268,7 +263,8 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     from tqdm import tqdm
 
     try_settings(task.settings, colour=True)
-    _make_folders(batch)
+    for folder in {path.parent for files in batch for path in files.outputs}:
+        make_folder(folder)
     failures: list[str] = []
     # Only mininterval limits how often the evaluations are shown.
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
@@ -534,15 +530,6 @@ def _as_folder(name: str) -> Path:
     if os.path.isfile(path) or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
-
-
-def _make_folders(batch: Sequence[Files]) -> None:
-    for folder in {path.parent for files in batch for path in files.outputs}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DmspError(f"folder {folder} cannot be made: {error}") from error
-        check_folder(folder)
 
 
 def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:

@@ -17,6 +17,7 @@ from .pictures import (
 from .records import (
     check_folder,
     check_writable,
+    make_folder,
     name_beside,
     write_json,
     written_whole,
@@ -35,6 +36,7 @@ __all__ = [
     "check_psf_output",
     "check_writable",
     "fitting_suffix",
+    "make_folder",
     "name_beside",
     "open_stack",
     "read_image",

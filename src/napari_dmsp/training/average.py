@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 
 from ..core import load_prior
 from ..errors import DmspError
-from .train import write_card, write_tensors
+from ..files import write_json
+from .train import write_tensors
 
 
 def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[s
         },
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
-    write_card(out, card)
+    write_json(out.with_suffix(".json"), card)
     return card
 
 
