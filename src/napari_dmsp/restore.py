@@ -8,8 +8,12 @@ from collections.abc import Callable
 from dataclasses import MISSING
 from typing import Any
 
+from numpy.typing import NDArray
+
+from .core.inputs import take_array
 from .core.job import Restoration, run
 from .core.tasks import prepare_task as prepare
+from .plan import Axes, Plan, restore_array
 from .settings import TASKS, Settings, options
 
 _CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
@@ -33,13 +37,26 @@ def _public(kind: type[Settings]) -> Restore:
         # The other name of the noise is not shown: there is one way to write it down.
         noise = {k: options.pop(k) for k in ("noise_sigma",) if k in options}
         bound = signature.bind(*arguments, **options).arguments
-        image = bound.pop(kind.takes[0])
-        return run(prepare(kind.of(**bound, **noise), image), callback)
+        array = take_array(bound.pop(kind.takes[0]), "image")
+        settings = kind.of(**bound, **noise)
+        axes = 2 + (settings.channel_axis is not None)
+        # What is no stack is a plane, or has a core's sentence that says why it is none.
+        if array.ndim <= axes or 1 in array.shape or array.shape[-1] in (3, 4):
+            return run(prepare(settings, array), callback)
+        return _restore_stack(settings, array, callback)
 
     restore.__name__ = restore.__qualname__ = kind.task
     restore.__doc__ = _document(kind)
     restore.__signature__ = signature  # type: ignore[attr-defined]
     return restore
+
+
+def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Restoration:
+    """Restore a stack plane by plane, as all faces do."""
+    plan = Plan.of(settings, stack, Axes.of(stack.shape, settings.channel_axis))
+    restored = restore_array(plan, callback)
+    planes = [restored.planes.get(plane) for plane in plan.axes.planes]
+    return Restoration.of_planes(restored.image, planes, not settings.blind)
 
 
 def _signature(kind: type[Settings]) -> inspect.Signature:

@@ -167,7 +167,9 @@ class Settings:
     # Name and description of the image, and the option that Python takes without its name.
     takes: ClassVar[tuple[str, str]] = (
         "image",
-        "(H, W), or colour with three channels along ``channel_axis``; any real dtype.",
+        "(H, W), or colour with three channels along ``channel_axis``; any real dtype. Further "
+        "axes are those of a stack, which is restored plane by plane: each has a noise level and "
+        "a range of its own, all have the prior that suits the one in the middle.",
     )
     positional: ClassVar[str]
     # Pixels around a region that are restored with it, and multiples of pixels that it begins at.
@@ -489,13 +491,14 @@ class Demosaic(Settings):
     -------
     Restoration
         ``image`` is (H, W, 3) in the units of the mosaic, float32, background included. Colours are
-        those of the sensor: no white balance and no gamma are applied.
+        those of the sensor, without white balance and gamma, unless they are developed: then black
+        is the background, and white is white.
     """
 
     task = "demosaic"
     title = "Demosaic"
     suffix = "demosaiced"
-    takes = ("mosaic", "(H, W), one colour per pixel; any real dtype.")
+    takes = ("mosaic", "(H, W), one colour per pixel, or a stack (..., H, W); any real dtype.")
     positional = "pattern"
     # A multiple of the periods of all named patterns: 2, 4 and 6.
     align = 12
@@ -536,6 +539,14 @@ class Demosaic(Settings):
         auto="linear above 8 bits; floats by how they are spaced, or look",
         more="What was chosen is in the record, with a warning where it is close. Linear values "
         "are restored under the curve of photographs. Arrays of mixing weights are never encoded.",
+    )
+    developed: bool = option(
+        False,
+        "Whether colours are balanced for a grey world and brightened by the curve of photographs, "
+        "to be looked at; else they are as the sensor saw them.",
+        "bool",
+        label="Developed",
+        flag="--developed/--as-measured",
     )
 
 

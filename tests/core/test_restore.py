@@ -304,3 +304,35 @@ def test_stopping_the_search_keeps_its_state():
     assert result.evaluations == 7
     assert result.image.shape == observed.shape
     assert result.psf.shape == (5, 5)
+
+
+def test_a_stack_is_restored_plane_by_plane():
+    stack = np.stack([data.camera()[100:140, 200:244], np.full((40, 44), 7, np.uint8)] * 2)
+    stack[2] //= 2
+    stack = stack.reshape(2, 2, 40, 44)
+    psf = gaussian_psf(1)
+    result = deblur(stack, psf, iterations=2)
+    assert result.image.shape == stack.shape
+    assert [plane is None for plane in result.planes] == [False, True, False, True]
+    assert (result.image[:, 1] == 7).all()
+    alone = [deblur(stack[i, 0], psf, iterations=2, prior="gray") for i in (0, 1)]
+    for i, plane in enumerate(alone):
+        np.testing.assert_array_equal(result.image[i, 0], plane.image)
+    levels = [plane.noise_sigma for plane in alone]
+    assert result.noise_sigma == pytest.approx(np.sqrt(np.mean(np.square(levels))))
+    assert result.to_dict()["noise_sigma"] == [levels[0], None, levels[1], None]
+    assert result.evaluations == 4
+    np.testing.assert_array_equal(result.psf, alone[0].psf)
+
+
+def test_a_stack_can_be_stopped():
+    stack = np.stack([data.camera()[100:140, 200:244]] * 3)
+    result = deblur(stack, gaussian_psf(1), callback=lambda state: state.evaluation == 3)
+    assert result.evaluations == 3
+    assert [plane is None for plane in result.planes] == [False, True, True]
+    assert np.isnan(result.image[1:]).all()
+
+
+def test_colours_are_no_stack():
+    with pytest.raises(DmspError, match="give channel_axis=-1 for colour"):
+        deblur(np.zeros((40, 44, 3)), gaussian_psf(1))

@@ -308,7 +308,7 @@ class TestTheComparison:
         with pytest.raises(AssertionError, match="above"):
             assert_near(result, expected, tolerance * rms(expected - x))
 
-    @pytest.mark.parametrize(("make", "tolerance"), OPERATORS[:2])
+    @pytest.mark.parametrize(("make", "tolerance"), OPERATORS[:1])
     def test_another_kernel_fails(self, make, tolerance):
         right = make("cpu")
         wrong, x = replace(right, psf=right.psf.flip(0)), unknown_of(right)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
 from typing import Any
 
-from magicgui.widgets import ComboBox, Container, Label, LineEdit, Widget
+from magicgui.widgets import CheckBox, ComboBox, Container, Label, LineEdit, Widget
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QLabel, QScrollArea, QScrollBar, QSizePolicy, QVBoxLayout, QWidget
@@ -27,7 +27,7 @@ CHOOSE = "choose …"
 # Names of widgets that are not those of their options in Python.
 NAMES = {"iterations": "evaluations"}
 
-# What Python says, and a panel in its stead.
+# Patterns of sentences of the core, and what a panel says in their stead.
 WORDS = {
     r"with mask=.*?(?=, or)": "with 'NaN and saturated pixels' as Mask",
     r"\bsigma=": "σ ",
@@ -98,7 +98,7 @@ class LayerChoice(ComboBox):
         else:
             self._lost = bool(values) and (self._lost or before is not None)
             self._wanted = None if self._lost else self._propose(values)
-        # In between, the box has what happens to be first.
+        # While its choices are replaced, the box shows the first of them for a moment.
         with self.changed.blocked():
             super().reset_choices()
             self.set_value(self._wanted)
@@ -122,6 +122,8 @@ def option_widget(each: Field[Any], about: Option) -> Widget:
         closed = each.type == "str" and about.parse is str and AUTO not in about.choices
         kind = ComboBox if closed else OpenChoice
         return kind(choices=list(about.choices), value=str(default), **known)
+    if each.type == "bool":
+        return CheckBox(value=bool(default), **known)
     if each.type == "bool | None":
         return ComboBox(choices=list(YES_OR_NO.items()), **known)
     edit = LineEdit(value="" if default in (None, MISSING) else str(default), **known)

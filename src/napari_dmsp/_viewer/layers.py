@@ -22,7 +22,7 @@ CHANNEL_LABELS = {"c", "ch", "channel", "channels", "color", "colors", "colour",
 
 # Rows from, to; columns from, to.
 Region = tuple[slice, slice]
-# Of rows and of columns, in the data of a layer.
+# The axes of rows and of columns in the data of a layer.
 Axes = tuple[int, int]
 
 
@@ -113,7 +113,7 @@ class Selection:
         """Where, in a plane as read, colours lie."""
         if self.colours is None:
             return None
-        # As is said of images in colour, whose colours are last.
+        # Images in colour have their colours last, and are said to have them at -1.
         return -1 if self.rgb else sorted((*self.axes, self.colours)).index(self.colours)
 
     def source(self, steps: Sequence[Any]) -> tuple[Any, ...]:

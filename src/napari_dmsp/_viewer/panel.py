@@ -71,10 +71,10 @@ NO_MASK, BAD_PIXELS = "none", "NaN and saturated pixels"
 OWN_PRIOR = "from a file"
 # Options whose widgets are more than a text or a choice.
 SPECIAL = ("mask", "prior", "psf")
-# What the user can change of a chosen layer, so that the plan changes.
+# Events of a chosen layer that change the plan.
 LAYER_EVENTS = ("data", "name", "scale", "translate", "affine", "units", "axis_labels")
 
-# What is shown, and axes of a layer.
+# The text of a choice of axes, and the axes of the layer that it stands for.
 AxesChoice = tuple[str, tuple[int, ...]]
 
 
@@ -217,7 +217,6 @@ class RunPanel(Container[Widget]):
             self._mask,
             self._axes,
             self._channels,
-            *self.more_widgets(),
             self._prior,
             self._prior_file,
             *self._option_widgets(folded=True),
@@ -253,17 +252,6 @@ class RunPanel(Container[Widget]):
         priors_changed.connect(self._prior.reset_choices)
         self.native_parent_changed.connect(self._cancel_without_dock)
         self._runner.close_with(self.native)
-
-    # What a task may add.
-
-    def more_widgets(self) -> list[Widget]:
-        """Make further widgets that are no options of the task, once."""
-        return []
-
-    @property
-    def developed(self) -> bool:
-        """Whether linear colours are balanced and encoded."""
-        return False
 
     # What the user does.
 
@@ -448,7 +436,7 @@ class RunPanel(Container[Widget]):
             margin=self.kind.margin,
             align=self._align(settings),
         )
-        return Call(settings, selection, self._output.value != OUTPUTS[0], self.developed)
+        return Call(settings, selection, self._output.value != OUTPUTS[0])
 
     def _settings(self) -> Settings:
         values = {name: self._read(name) for name in self._options}

@@ -78,14 +78,11 @@ class Call:
         The planes.
     same_dtype : bool
         Whether grey results get the type of the layer; otherwise they stay float32.
-    developed : bool
-        Whether the linear colours of a mosaic are balanced and encoded.
     """
 
     settings: Settings
     selection: Selection
     same_dtype: bool = False
-    developed: bool = False
     _frame: list[NDArray[Any]] = field(default_factory=list, repr=False)
 
     @property
@@ -155,12 +152,7 @@ class Call:
         if record is None:
             return np.zeros_like(block)
         low, high = record["background"], record["white"]
-        colours = np.clip((block - low) / (high - low), 0, 1)
-        if not self.developed:
-            return colours
-        from ..core.mosaic import develop
-
-        return develop(colours)
+        return np.clip((block - low) / (high - low), 0, 1)
 
     def conversion_code(self, record: dict[str, Any], result: NDArray[Any]) -> list[str]:
         """Write down what becomes of a restored plane; the array of the result gives the type."""
@@ -173,8 +165,6 @@ class Call:
         if self.settings.makes_colour:
             low, high = record["background"], record["white"]
             lines.append(f"image = np.clip((image - {low}) / ({high} - {low}), 0, 1)")
-            if self.developed:
-                lines.append("image = develop(image)")
         elif result.dtype.kind in "ui":
             lines.append("image = fit_dtype(image, restored.dtype)")
         if self.has_alpha(result):
@@ -268,8 +258,6 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
         head.append("from napari_dmsp._viewer.masks import LayerMask")
         layers = (f"viewer.layers[{each.name!r}]" for each in (mask.layer, mask.image))
         body.append(f"mask = LayerMask.over({', '.join(layers)}, {mask.point})")
-    if call.developed:
-        head.append("from napari_dmsp.core.mosaic import develop")
     if result.dtype.kind in "ui":
         head.append("from napari_dmsp.dtypes import fit_dtype")
     names = [f"i{number}" for number in range(len(call.selection.walked))]

@@ -312,7 +312,7 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
                 _shown(call, event.estimate(), event.job.settings) if show else None,
             )
             if first:
-                # With the processor shared, the viewer would take twice as long for a new layer.
+                # The viewer takes twice as long for a new layer while this thread computes.
                 request.drawn.wait(PATIENCE)
                 # New data are drawn in much less time than a new layer.
                 request.drawing = 0.0

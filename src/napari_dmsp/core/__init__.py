@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .solvers import State
     from .tasks import prepare_deblur, prepare_demosaic, prepare_superres
 
-# Where each name is defined.
+# The modules in which the names are defined.
 _ROOMS = {
     "beads": ("BeadPsf", "bead_psf"),
     "inputs": ("Reference", "read_input"),

@@ -151,15 +151,18 @@ class Restoration:
     psf : ndarray or None
         The point spread function used, normalised to sum 1; None where there is none.
     noise_sigma : float
-        Noise level in the image's units, given or estimated.
+        Noise level in the image's units, given or estimated; of a stack, the root mean square.
     evaluations : int
-        Evaluations of the denoiser.
+        Evaluations of the prior.
     seconds : float
         Wall-clock time.
     settings : dict
         Everything needed to repeat the run.
     warnings : tuple of str
         Sentences for the user: what was doubtful, and what was done about it.
+    planes : tuple
+        Of a stack, the restorations of its planes without their images, the last axis fastest; None
+        for constant planes, which stay as they are, and for those not reached. Of a plane, nothing.
     """
 
     image: NDArray[np.float32]
@@ -169,11 +172,33 @@ class Restoration:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    planes: tuple[Restoration | None, ...] = ()
+
+    @classmethod
+    def of_planes(
+        cls, image: NDArray[np.float32], planes: Sequence[Restoration | None], shared_psf: bool
+    ) -> Restoration:
+        """Put the restorations of planes together to that of a stack."""
+        found = [plane for plane in planes if plane is not None]
+        about = describe_planes([None if p is None else p.to_dict() for p in planes])
+        squares = [plane.noise_sigma**2 for plane in found]
+        return cls(
+            image,
+            found[0].psf if found and shared_psf else None,
+            math.sqrt(sum(squares) / len(squares)) if squares else 0.0,
+            sum(plane.evaluations for plane in found),
+            sum(plane.seconds for plane in found),
+            about["settings"],
+            tuple(dict.fromkeys(text for plane in found for text in plane.warnings)),
+            tuple(planes),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON."""
+        if self.planes:
+            return describe_planes([None if p is None else p.to_dict() for p in self.planes])
         values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
-        kept = {k: v for k, v in values.items() if k not in ("image", "psf")}
+        kept = {k: v for k, v in values.items() if k not in ("image", "psf", "planes")}
         return kept | {"warnings": list(self.warnings)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,26 +90,6 @@ def _named_tile(name: str) -> NDArray[np.int_]:
     letters = _XTRANS if name == "X-Trans" else _BAYER[name.removeprefix("quad-")]
     tile = np.array([[_COLOURS.index(c) for c in row] for row in letters.split("/")])
     return np.kron(tile, np.ones((2, 2), int)) if name.startswith("quad-") else tile
-
-
-def develop(image: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Balance linear colours for a grey world and encode them, so that they can be looked at.
-
-    Parameters
-    ----------
-    image : ndarray
-        (H, W, 3), black at 0 and white at 1.
-
-    Returns
-    -------
-    ndarray
-        The same shape, float32, 0..1, under the curve of video (ITU-R BT.709).
-    """
-    means = image.mean((0, 1))
-    gains = np.minimum(means.max() / np.maximum(means, 1e-3), MAX_GAIN)
-    balanced = np.clip(image * gains, 0, 1)
-    curved = 1.099 * np.maximum(balanced, KNEE) ** 0.45 - 0.099
-    return np.where(balanced > KNEE, curved, SLOPE * balanced).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ class UNet(nn.Module):
         features = F.pixel_unshuffle(padded, 2)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
         level = level.expand(x.shape[0], 1, *features.shape[-2:])
-        # In bfloat16, an image has eight bits: that makes nine tenths of the error of autocast.
+        # The first layer stays in float32: an image in bfloat16 has eight bits, and that rounding
+        # would make nine tenths of the error.
         with torch.autocast(x.device.type, enabled=False):
             features = self.head(torch.cat([features, level], dim=1))
         skips = []

@@ -237,7 +237,7 @@ def clean_psf(
             "background that is subtracted, restores better."
         )
     away = _centre_of_mass(psf) - [(n - 1) // 2 for n in psf.shape]
-    # What lies between two pixels cannot be nearer to one of them.
+    # A peak between two pixels is not nearer to either of them.
     if (np.abs(away) > 0.5 + 0.01).any():
         where = ", ".join(f"{d:+.1f}" for d in away)
         said.append(

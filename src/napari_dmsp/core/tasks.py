@@ -109,6 +109,7 @@ def prepare_demosaic(
     *,
     white: Any = None,
     linear: bool | None = None,
+    developed: bool = False,
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `demosaic`, with the same parameters, and return the job to run."""
@@ -128,9 +129,13 @@ def prepare_demosaic(
     with explain_failures(given.observed.device, given.shape):
         encoding = _encoding(given, filters) if linear and plain else None
         problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
+        if developed:
+            # Under the curve they are what is to be looked at.
+            problem = replace(problem, decode=partial(torch.clamp, min=0.0, max=1.0))
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
         white = given.units.low + given.units.scale
         settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
+        settings["developed"] = developed
         # Levels of single filters, from which those for all were made.
         several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
         return prepare(settings | several, given, problem)

@@ -17,7 +17,7 @@ from .device import is_out_of_memory
 Tile = int | str | None
 # Part of a GPU's memory for the features of a tile.
 GPU_SHARE = 0.4
-# Of a network that does not say: two maps of 64 channels.
+# Bytes a pixel of a network that does not say: two feature maps of 64 channels.
 UNKNOWN_BYTES = 512
 
 

@@ -390,6 +390,7 @@ class Restored:
 
 def restore_array(
     plan: Plan,
+    callback: Callable[[State], bool | None] | None = None,
     watch: Callable[[Event], None] | None = None,
     token: Token | None = None,
 ) -> Restored:
@@ -399,6 +400,8 @@ def restore_array(
     ----------
     plan : Plan
         Whose planes are not cut.
+    callback : callable, optional
+        Called with every state; returns True to stop and keep the estimate.
     watch : callable, optional
         Called with every event.
     token : Token, optional
@@ -414,7 +417,9 @@ def restore_array(
     image = np.zeros(plan.shape, plan.dtype)
     planes: dict[Plane, Restoration | None] = {}
     for event in run(plan, sink=ArraySink(image), token=token):
-        if isinstance(event, Done):
+        if isinstance(event, Step) and callback is not None and callback(event.state):
+            token.stop = True
+        elif isinstance(event, Done):
             # Those of all planes would take more memory than the stack.
             planes[event.part.plane] = _without_image(event.restoration)
         elif isinstance(event, Kept):
