@@ -38,7 +38,6 @@ from .files import (
 )
 from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore_array, try_settings
 from .settings import Settings
-from .windows import PART
 
 ZARR = ".zarr"
 
@@ -108,17 +107,7 @@ class Task:
     def restore(self, files: Files, watch: Watch) -> list[Restoration]:
         """Read one image or the planes of a stack, check what will be written, run, and write.
 
-        Parameters
-        ----------
-        files : Files
-            What to read and to write.
-        watch : callable
-            Called with the plan and every `plan.Event`.
-
-        Returns
-        -------
-        list of Restoration
-            One for every plane; constant ones among others stay as they are, and have none.
+        Of several planes, constant ones stay as they are, and are not among the restorations.
 
         Raises
         ------
@@ -128,7 +117,14 @@ class Task:
             Where the user stopped it, saying what was written.
         """
         picture = read_planes(files.source)
-        work = self._plan(picture)
+        pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
+        work = Plan.of(
+            self.settings,
+            pixels,
+            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim]),
+            survey=self.survey,
+            dtype=np.float32 if self.floats else "input",
+        )
         self._check_outputs(files, picture, work.dtype)
         token = Token()
         with stopping(token):
@@ -150,17 +146,6 @@ class Task:
         if restored.stopped:
             raise KeyboardInterrupt(_say_stopped(files.image, work, restored))
         return done
-
-    def _plan(self, picture: Picture) -> Plan:
-        """Plan the restoration of all planes."""
-        pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
-        return Plan.of(
-            self.settings,
-            pixels,
-            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim]),
-            survey=self.survey,
-            dtype=np.float32 if self.floats else "input",
-        )
 
     def about(self, files: Files) -> dict[str, Any]:
         """Return what a record says beside the restoration."""
@@ -189,13 +174,7 @@ def is_batch(sources: Sequence[str], target: str) -> bool:
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
-    """Find the images that files, folders and glob patterns mean, each once.
-
-    Raises
-    ------
-    DmspError
-        For a folder or a pattern without images.
-    """
+    """Find the images that files, folders and glob patterns mean, each once."""
     found = (path for source in sources for path in _find(source))
     return list({os.path.abspath(path): path for path in found}.values())
 
@@ -203,24 +182,7 @@ def find_images(sources: Iterable[str]) -> list[Path]:
 def plan_batch(
     task: Task, sources: Sequence[str], target: str, sidecar: bool, psf: Path | None = None
 ) -> list[Files]:
-    """Name the outputs of a batch.
-
-    Parameters
-    ----------
-    task : Task
-        What is to be done.
-    sources : sequence of str
-        Files, folders and glob patterns.
-    target : str
-        The folder for the results.
-    sidecar : bool
-        Whether each result gets a record.
-    psf : Path or None
-        The folder for the point spread functions.
-
-    Returns
-    -------
-    list of Files
+    """Name the outputs of a batch: in the folder ``target``, and PSFs in the folder ``psf``.
 
     Raises
     ------
@@ -239,21 +201,9 @@ def plan_batch(
 
 
 def restore_batch(task: Task, batch: Sequence[Files]) -> int:
-    """Restore images with one bar, and go on after those that cannot be restored.
+    """Restore images with one bar, and return how many of them cannot be restored.
 
     What went wrong is printed at the end, be it that the user interrupts.
-
-    Parameters
-    ----------
-    task : Task
-        What is to be done; its options are tried before any work.
-    batch : sequence of Files
-        From `plan_batch`.
-
-    Returns
-    -------
-    int
-        How many images were not restored.
 
     Raises
     ------
@@ -293,26 +243,11 @@ def is_stack(sources: Sequence[str], target: str) -> bool:
 
 
 def restore_stack(
-    task: Task,
-    files: Files,
-    scheduler: str | None = None,
-    planes: str | None = None,
-    chunks: int | None = PART,
+    task: Task, files: Files, scheduler: str | None, planes: str | None, chunks: int
 ) -> None:
     """Restore a stack with a bar over its parts; the same call again finishes it if interrupted.
 
-    Parameters
-    ----------
-    task : Task
-        What is to be done.
-    files : Files
-        One zarr folder or TIFF file, and the zarr folder to write.
-    scheduler : str or None
-        Address of a dask scheduler, whose workers compute.
-    planes : str or None
-        Indices of the first axes, such as "0,10:20".
-    chunks : int or None
-        Side of the parts of the result.
+    The workers of a dask ``scheduler`` compute; ``planes`` are indices such as "0,10:20".
 
     Raises
     ------

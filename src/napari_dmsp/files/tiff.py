@@ -137,21 +137,7 @@ class Layout:
 
 
 def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, tuple[str, ...]]:
-    """Read the image of a TIFF file at once.
-
-    Returns
-    -------
-    pixels : ndarray
-        (..., H, W), or (..., H, W, 3) for colour; upright, black is zero.
-    alpha : ndarray or None
-        (..., H, W).
-    tags : dict
-        As `napari_dmsp.files.tags` describes them.
-    axes : str
-        Letters of the axes before H.
-    warnings : tuple of str
-        What was left out, in sentences.
-    """
+    """Read the image of a TIFF file at once, upright, black is zero: the fields of a `Picture`."""
     with tifffile.TiffFile(path) as file:
         series, layout = _describe(path, file)
         warnings = layout.warnings + _check_pages(path, series.pages)

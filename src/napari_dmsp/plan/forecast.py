@@ -45,34 +45,32 @@ class Forecast:
 
 def forecast(plan: Plan) -> Forecast:
     """Return what a plan will take; it looks at the middle of a plane, if that is in memory."""
-    task, grid, scale = plan.task, plan.grid, magnification(plan.task)
-    height, width = (round(n * scale) for n in grid.largest)
+    task, scale, planes = plan.task, magnification(plan.task), len(plan.axes.planes)
+    heights, widths = (
+        [round(n * scale) for n in lines.lengths] for lines in (plan.grid.rows, plan.grid.columns)
+    )
+    largest = max(heights), max(widths)
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
-    pixels = sum(
-        math.prod(round((b - a) * scale) for a, b in (rows, columns))
-        for rows in grid.rows.windows
-        for columns in grid.columns.windows
-    )
     return Forecast(
-        len(plan.axes.planes),
-        pixels * len(plan.axes.planes) / 1e6,
+        planes,
+        sum(heights) * sum(widths) * planes / 1e6,
         _count_evaluations(plan),
-        BASE_BYTES + memory_bytes((height, width), channels, tile),
-        math.prod(len(spans(n, tile or n)) for n in (height, width)),
+        BASE_BYTES + memory_bytes(largest, channels, tile),
+        math.prod(len(spans(n, tile or n)) for n in largest),
     )
 
 
 def _count_evaluations(plan: Plan) -> int:
     """Return how often the prior is evaluated for a plane, once its PSF is known."""
-    task, usual = plan.task, EVALUATIONS["deblur"]
+    task = plan.task
     if task.iterations is not None:
         return task.iterations
     if task.method == "sgd":
         return DESCENT_EVALUATIONS
     if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
         return FLUORESCENCE_EVALUATIONS
-    return EVALUATIONS.get(task.task, usual)
+    return EVALUATIONS.get(task.task, EVALUATIONS["deblur"])
 
 
 def _looks_dark(plan: Plan) -> bool:

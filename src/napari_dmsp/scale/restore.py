@@ -104,7 +104,7 @@ def restore(
         unknown = getattr(task, "psf_size", None) or MAX_SIZE if task.blind else 0
         halo = HALO + math.ceil((unknown if psf is None else max(np.shape(psf), default=0)) / 2)
     grid = Grid.cut(axes.size, chunks, halo, scale, period(task))
-    smallest = grid.smallest
+    smallest = min(grid.rows.lengths), min(grid.columns.lengths)
     if psf is not None:
         check_psf(psf, tuple(math.floor(n * ratio(scale)) for n in smallest))
     if task.blind and min(smallest) < MIN_PART:
