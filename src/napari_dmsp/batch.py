@@ -46,23 +46,15 @@ Watch = Callable[[Plan, Event], None]
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one restoration.
+    """The files of one restoration."""
 
-    Attributes
-    ----------
-    source : Path
-        The image to restore.
-    image : Path
-        Where the result goes.
-    sidecar : Path or None
-        Where the record of the run goes, as JSON.
-    psf : Path or None
-        Where the point spread function goes; those found in the planes of a stack as a stack.
-    """
-
+    # The image to restore.
     source: Path
+    # Where the result goes.
     image: Path
+    # Where the record of the run goes, as JSON.
     sidecar: Path | None = None
+    # Where the point spread function goes; those found in the planes of a stack as a stack.
     psf: Path | None = None
 
     @classmethod
@@ -79,29 +71,19 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A restoration as the user wants it, for any image.
+    """A restoration as the user wants it, for any image."""
 
-    Attributes
-    ----------
-    settings : Settings
-        The task and its options; a mask (H, W) is for all planes.
-    floats : bool
-        Whether results are float32 rather than of the input's type.
-    survey : {"plane", "stack"}
-        What has a range, a noise level and an unknown point spread function of its own.
-    overwrite : bool
-        Whether existing outputs are replaced.
-    named : tuple of Path
-        Files that the user named: never overwritten.
-    record : dict
-        What `Restoration.to_dict` does not know, for the sidecar.
-    """
-
+    # The task and its options; a mask (H, W) is for all planes.
     settings: Settings
+    # Whether results are float32 rather than of the input's type.
     floats: bool = False
+    # What has a range, a noise level and an unknown point spread function of its own.
     survey: str = "plane"
+    # Whether existing outputs are replaced.
     overwrite: bool = False
+    # Files that the user named: never overwritten.
     named: tuple[Path, ...] = ()
+    # What `Restoration.to_dict` does not know, for the sidecar.
     record: dict[str, Any] = field(default_factory=dict)
 
     def restore(self, files: Files, watch: Watch) -> list[Restoration]:

@@ -97,47 +97,31 @@ def parse_pattern(text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What the faces must know of an option, beside its name and its default.
+    """What the faces must know of an option, beside its name and its default."""
 
-    Attributes
-    ----------
-    help : str
-        A sentence or two without the default.
-    kind : str
-        Type in words, as numpydoc has it.
-    label : str
-        Name in a panel.
-    flag : str
-        Name in the shell; nothing where the shell has no such option.
-    auto : str
-        What None stands for, in words: the end of "by default".
-    unit : str
-        Unit of a number, such as "px".
-    choices : tuple of str
-        All values, or those that are offered beside what is typed.
-    metavar : str
-        What the shell shows for a value.
-    more : str
-        Further sentences for Python.
-    folded : bool
-        Whether a panel shows it only among its further options.
-    limits : tuple of float
-        Least and greatest value of a number.
-    parse : callable
-        Reads a value as it is typed in the shell or into a panel; raises a ValueError.
-    """
-
+    # Help in a sentence or two, without the default.
     help: str
+    # Type in words, as numpydoc has it.
     kind: str
+    # Name in a panel.
     label: str = ""
+    # Name in the shell; nothing where the shell has no such option.
     flag: str = ""
+    # What None stands for, in words: the end of "by default".
     auto: str = ""
+    # Unit of a number, such as "px".
     unit: str = ""
+    # All values, or those that are offered beside what is typed.
     choices: tuple[str, ...] = ()
+    # What the shell shows for a value.
     metavar: str = ""
+    # Further sentences for Python.
     more: str = ""
+    # Whether a panel shows it only among its further options.
     folded: bool = True
+    # Least and greatest value of a number.
     limits: tuple[float, float] = (-math.inf, math.inf)
+    # Reads a value as it is typed in the shell or into a panel; raises a ValueError.
     parse: Callable[[str], Any] = str
 
     def explain(self, default: str) -> str:

@@ -71,20 +71,13 @@ def memory_bytes(
 
 @dataclass(frozen=True)
 class Lines:
-    """How one axis of the planes is cut, in pixels of the source.
+    """How one axis of the planes is cut, in pixels of the source."""
 
-    Attributes
-    ----------
-    parts : tuple of (int, int)
-        What is restored, side by side.
-    windows : tuple of (int, int)
-        What is read for each: the part and what surrounds it.
-    scale : float
-        Pixels of the result per pixel of the source.
-    """
-
+    # What is restored, side by side.
     parts: tuple[Span, ...]
+    # What is read for each: the part and what surrounds it.
     windows: tuple[Span, ...]
+    # Pixels of the result per pixel of the source.
     scale: float = 1.0
 
     @classmethod

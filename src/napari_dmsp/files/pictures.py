@@ -26,26 +26,17 @@ NUMPY = {".npy"}
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image from a file, or the planes of a stack.
+    """One image from a file, or the planes of a stack."""
 
-    Attributes
-    ----------
-    pixels : ndarray
-        (..., H, W), or (..., H, W, 3) for colour.
-    alpha : ndarray or None
-        (..., H, W) transparency, which no restoration touches.
-    tags : dict
-        What else the file says, see `napari_dmsp.files.tags`.
-    axes : str
-        Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
-    warnings : tuple of str
-        Sentences for the user on what is doubtful or was left out.
-    """
-
+    # (..., H, W), or (..., H, W, 3) for colour.
     pixels: NDArray[Any]
+    # (..., H, W) transparency, which no restoration touches.
     alpha: NDArray[Any] | None = None
+    # What else the file says, see `napari_dmsp.files.tags`.
     tags: dict[str, Any] = field(default_factory=dict)
+    # Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
     axes: str = ""
+    # Sentences for the user on what is doubtful or was left out.
     warnings: tuple[str, ...] = ()
 
     @property

@@ -52,44 +52,29 @@ ALPHA = ("assocalpha", "unassalpha")
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What the numbers of a series of pages mean, and how they become upright planes.
+    """What the numbers of a series of pages mean, and how they become upright planes."""
 
-    Attributes
-    ----------
-    number : int
-        Of the series in the file.
-    lead : str
-        Letters of the axes before the rows of planes, in the order of the file.
-    order : tuple of int
-        The axes of the series: those of ``lead``, rows, columns, and samples if there are any.
-    samples : int
-        How many samples are along the last of these axes; 0 where there is none.
-    colours : bool
-        Whether (the first) three samples, or what the table gives, are red, green and blue.
-    alpha : str
-        How `tifffile` calls the last sample if that is transparency; else nothing.
-    orientation : int
-        As the tag has it, from 1 (upright) to 8.
-    table : ndarray or None
-        What each number stands for: (N,), or (N, 3) for palettes.
-    white : int or None
-        The number that means black, where large ones are dark.
-    decoded : bool
-        Whether Pillow decodes pages: colours of fewer pixels than brightness.
-    warnings : tuple of str
-        What was left out, in sentences.
-    """
-
+    # Number of the series in the file.
     number: int
+    # Letters of the axes before the rows of planes, in the order of the file.
     lead: str
+    # The axes of the series: those of ``lead``, rows, columns, and samples if there are any.
     order: tuple[int, ...]
+    # How many samples are along the last of these axes; 0 where there is none.
     samples: int = 0
+    # Whether (the first) three samples, or what the table gives, are red, green and blue.
     colours: bool = False
+    # How `tifffile` calls the last sample if that is transparency; else nothing.
     alpha: str = ""
+    # Orientation as the tag has it, from 1 (upright) to 8.
     orientation: int = 1
+    # What each number stands for: (N,), or (N, 3) for palettes.
     table: Pixels | None = None
+    # The number that means black, where large ones are dark.
     white: int | None = None
+    # Whether Pillow decodes pages: colours of fewer pixels than brightness.
     decoded: bool = False
+    # What was left out, in sentences.
     warnings: tuple[str, ...] = ()
 
     @property

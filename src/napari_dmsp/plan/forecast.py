@@ -20,26 +20,17 @@ LOOKED_AT = 512
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan will take.
+    """What a plan will take."""
 
-    Attributes
-    ----------
-    planes : int
-        How many there are.
-    megapixels : float
-        Of the result, margins that are restored too among them, all planes together.
-    evaluations : int
-        Of the prior, for a plane, once the point spread function is known.
-    memory : int
-        Greatest memory of a part, with torch, in bytes.
-    tiles : int
-        Into which a part is cut for the prior.
-    """
-
+    # Number of planes.
     planes: int
+    # Size of the result, all planes together, margins that are restored too among them.
     megapixels: float
+    # Evaluations of the prior for a plane, once the point spread function is known.
     evaluations: int
+    # Greatest memory of a part, with torch, in bytes.
     memory: int
+    # Number of tiles into which a part is cut for the prior.
     tiles: int
 
 

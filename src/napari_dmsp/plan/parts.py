@@ -64,29 +64,19 @@ def magnification(task: Settings) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a plane, or all of it.
+    """A part of a plane, or all of it."""
 
-    Attributes
-    ----------
-    number : int
-        Its place among the parts, from 0.
-    plane : tuple of int
-        Steps of the walked axes.
-    index : tuple of int
-        Row and column in the grid.
-    window : tuple of slice
-        What is read of the source.
-    target : tuple of slice
-        What is written of the result.
-    crop : tuple of slice
-        Rows and columns of the restored window that are the part.
-    """
-
+    # Place among the parts, from 0.
     number: int
+    # Steps of the walked axes.
     plane: Plane
+    # Row and column in the grid.
     index: tuple[int, int]
+    # What is read of the source.
     window: Window
+    # What is written of the result.
     target: Window
+    # Rows and columns of the restored window that are the part.
     crop: tuple[slice, slice]
 
     @property

@@ -34,17 +34,11 @@ class CancelledError(Exception):
 
 @dataclass
 class Token:
-    """What the user wants of a run; set in any thread.
+    """What the user wants of a run; set in any thread."""
 
-    Attributes
-    ----------
-    stop : bool
-        End after the current evaluation, and keep the estimate.
-    cancel : bool
-        End within the current evaluation, and drop it.
-    """
-
+    # End after the current evaluation, and keep the estimate.
     stop: bool = False
+    # End within the current evaluation, and drop it.
     cancel: bool = False
 
     def check(self) -> None:
@@ -77,23 +71,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Done:
-    """A part is restored, and written if there is where.
-
-    Attributes
-    ----------
-    part : Part
-        Which one.
-    restoration : Restoration
-        How; ``image`` is that of the window read, float32, and empty where another process has it.
-    block : ndarray or None
-        What is written; None where another process has written it.
-    stopped : bool
-        Whether the user ended it early.
-    """
+    """A part is restored, and written if there is where."""
 
     part: Part
+    # How it went; ``image`` is the restored window, float32, and empty where another process has
+    # it.
     restoration: Restoration
+    # What is written; None where another process has written it.
     block: Pixels | None = None
+    # Whether the user ended it early.
     stopped: bool = False
 
 
@@ -370,21 +356,14 @@ class ArraySink:
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """A restored array.
+    """A restored array."""
 
-    Attributes
-    ----------
-    image : ndarray
-        Of the shape and the type that the plan says.
-    planes : dict
-        By the steps of the walked axes, in their order: a `Restoration` without its image; None for
-        constant planes, which stay as they are.
-    stopped : bool
-        Whether the user ended it early; what was not restored is then missing in ``planes``.
-    """
-
+    # Pixels, of the shape and the type that the plan says.
     image: Pixels
+    # Restorations without their images by the steps of the walked axes, in their order; None for
+    # constant planes, which stay as they are.
     planes: dict[Plane, Restoration | None]
+    # Whether the user ended it early; what was not restored is then missing in ``planes``.
     stopped: bool = False
 
 
