@@ -23,28 +23,3 @@ from .records import (
     written_whole,
 )
 from .stacks import TIFF, Axis, Stack, open_stack
-
-__all__ = [
-    "NUMPY",
-    "SUFFIXES",
-    "TIFF",
-    "Axis",
-    "Picture",
-    "Stack",
-    "check_folder",
-    "check_output",
-    "check_psf_output",
-    "check_writable",
-    "fitting_suffix",
-    "make_folder",
-    "name_beside",
-    "open_stack",
-    "read_image",
-    "read_mask",
-    "read_planes",
-    "read_psf",
-    "write_image",
-    "write_json",
-    "write_psf",
-    "written_whole",
-]
