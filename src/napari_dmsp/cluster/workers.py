@@ -50,12 +50,8 @@ def connect(address: str | None) -> Iterator[Any]:
 def workers(client: Any, calls: int) -> Iterator[Executor]:
     """Give an executor, to be used with ``with``.
 
-    Parameters
-    ----------
-    client : distributed.Client or None
-        Whose workers compute; None takes what dask is set to, by default threads of this process.
-    calls : int
-        How many calls there will be: a single one is made in this thread, and may use all cores.
+    The workers of the client compute; without one, what dask is set to, by default threads of this
+    process. A single call is made in this thread, and may use all cores.
     """
     scheduler = config.get("scheduler", None)
     if client is None and scheduler in ("dask.distributed", "distributed"):

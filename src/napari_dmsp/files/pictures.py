@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from scipy.ndimage import zoom
 from ..dtypes import fit_dtype
 from ..errors import DmspError
 from . import tags as notes
-from .records import check_readable, check_writable, reading, written_whole
+from .records import check_writable, reading, written_whole
 from .stacks import TIFF
 from .tiff import read_tiff, write_tiff
 
@@ -208,7 +209,9 @@ def _check_suffix(path: Path, suffixes: set[str]) -> str:
 
 
 def _check_readable(path: Path, suffixes: set[str]) -> str:
-    check_readable(path)
+    # Pipes and devices are none. Unlike those of paths, this function takes names of any length.
+    if not os.path.isfile(path):
+        raise DmspError(f"{path} is not a file; check the name.")
     return _check_suffix(path, suffixes)
 
 

@@ -39,14 +39,7 @@ def prepare(task: Settings, pixels: Pixels, mask: Any = None, **known: Any) -> J
 def try_settings(task: Settings, colour: bool, device: str | None = None) -> None:
     """Try settings on an image that suits all good ones, to find bad ones at once.
 
-    Parameters
-    ----------
-    task : Settings
-        The task and its options.
-    colour : bool
-        Whether images may be in colour, which priors of either kind fit.
-    device : str, optional
-        Where to try them; that of the settings by default.
+    In ``colour``, priors of either kind fit.
     """
     psf, psf_size = getattr(task, "psf", None), getattr(task, "psf_size", None)
     side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
@@ -267,14 +260,9 @@ class Readers:
 
 
 def constant_pixel(pixels: Pixels, mask: Pixels | None = None) -> Pixels | None:
-    """Return the value of every colour where each has one value only; None for all else.
+    """Return the value of every colour of (h, w) or (h, w, colours) where each has one value only.
 
-    Parameters
-    ----------
-    pixels : ndarray
-        (h, w), or (h, w, colours).
-    mask : ndarray, optional
-        True where pixels are missing; (h, w), or of the shape of the pixels.
+    The mask is (h, w) too, or of the shape of the pixels. None for all else.
     """
     colours = pixels.reshape(*pixels.shape[:2], -1)
     gaps = (

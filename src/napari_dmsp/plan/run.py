@@ -116,20 +116,9 @@ Event = Begun | Step | Ended | Surveyed
 def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> Iterator[Event]:
     """Restore the parts of a plan, one after the other, in this thread.
 
-    Parameters
-    ----------
-    plan : Plan
-        What is restored.
-    sink : Sink, optional
-        Where the parts are written.
-    token : Token, optional
-        Looked at before each evaluation and, for its ``cancel``, before everything that this thread
-        asks of torch.
-
-    Yields
-    ------
-    Event
-        `Begun`, a `Step` for each evaluation and `Done` of every part; or `Kept`, or `LeftOut`.
+    Yields `Begun`, a `Step` for each evaluation and `Done` of every part; or `Kept`, or `LeftOut`.
+    The token is looked at before each evaluation and, for its ``cancel``, before everything that
+    this thread asks of torch.
 
     Raises
     ------
@@ -246,27 +235,11 @@ def run_on(
     done: Container[str] = (),
     surveys: MutableMapping[Plane, Survey] | None = None,
 ) -> Generator[Surveyed | Ended, None, None]:
-    """Restore the parts of a plan wherever an executor computes.
+    """Restore the parts of a plan wherever an executor computes, and say how they end.
 
-    Parameters
-    ----------
-    plan : Plan
-        What is restored.
-    executor : concurrent.futures.Executor
-        Of threads, processes or a cluster.
-    sink : Sink, optional
-        Where the parts are written, by whoever restores them.
-    token : Token, optional
-        Parts that are not done when the user stops are dropped.
-    done : container of str
-        Names of parts that were done before.
-    surveys : mutable mapping, optional
-        Surveys by their first plane: those found before, to which new ones are added.
-
-    Yields
-    ------
-    Surveyed, Done, Kept or LeftOut
-        As they come.
+    Whoever restores a part writes it. Parts that are not done when the user stops are dropped;
+    those whose names are among ``done`` were done before. New surveys are added to ``surveys``,
+    which has those found before by their first plane.
     """
     from .survey import Shared
 
@@ -373,18 +346,10 @@ def restore_array(
     watch: Callable[[Event], None] | None = None,
     token: Token | None = None,
 ) -> Restored:
-    """Restore an array in memory.
+    """Restore an array in memory, whose planes are not cut.
 
-    Parameters
-    ----------
-    plan : Plan
-        Whose planes are not cut.
-    callback : callable, optional
-        Called with every state; returns True to stop and keep the estimate.
-    watch : callable, optional
-        Called with every event.
-    token : Token, optional
-        To stop and to cancel.
+    ``watch`` is called with every event, ``callback`` with every state; it returns True to stop and
+    keep the estimate.
 
     Raises
     ------

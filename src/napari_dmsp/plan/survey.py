@@ -154,12 +154,7 @@ def _by_channel(plan: Plan) -> dict[int, list[Plane]]:
 class Shared:
     """What the parts of a plan share, each found when it is first asked for.
 
-    Parameters
-    ----------
-    plan : Plan
-        What is restored.
-    surveys : mutable mapping, optional
-        Those that are known, by their first plane; new ones are added.
+    Surveys that are known, by their first plane, may be given; new ones are added to them.
     """
 
     def __init__(self, plan: Plan, surveys: MutableMapping[Plane, Survey] | None = None) -> None:

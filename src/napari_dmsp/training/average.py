@@ -29,21 +29,9 @@ from .train import write_tensors
 
 
 def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[str, Any]:
-    """Write ``share`` of the first prior's weights plus the rest of the second's, with a card.
+    """Write ``share`` (0 to 1) of the first prior's weights plus the rest of the second's.
 
-    Parameters
-    ----------
-    first, second : Path
-        Files of two priors of the same form, written by the trainer.
-    out : Path
-        The file to write; its card goes beside it.
-    share : float
-        Part of the first, 0 to 1.
-
-    Returns
-    -------
-    dict
-        The card.
+    Both are files of the trainer. Returns the card, which is written beside ``out``.
 
     Raises
     ------

@@ -88,14 +88,7 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
 class PatchSampler:
     """Random patches, flipped and rotated, gathered from all images at once on any device.
 
-    Parameters
-    ----------
-    images : sequence of ndarray
-        Each (H, W, C) and at least ``patch`` wide; all uint8, or all float32 in 0..1.
-    patch : int
-        Side of the patches in pixels.
-    device : torch.device
-        Where the images are kept and the patches are made.
+    Images are (H, W, C), uint8 or float32 in 0..1; those smaller than a patch are left out.
     """
 
     def __init__(self, images: Sequence[NDArray[Any]], patch: int, device: torch.device) -> None:
