@@ -313,26 +313,16 @@ class Settings:
 
     def given(self) -> dict[str, Any]:
         """Only the options that differ from their defaults."""
-        return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if each.default is MISSING or getattr(self, each.name) is not each.default
-        }
+        defaults = {each.name: each.default for each in fields(self)}
+        return {k: v for k, v in self.arguments().items() if v is not defaults[k]}
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON knows them; of arrays, shape, type and hash."""
         return {"task": self.task} | {k: _plain(v) for k, v in self.arguments().items()}
 
     def code(self, **instead: str) -> str:
-        """Write them down as arguments of the public function.
-
-        Parameters
-        ----------
-        **instead : str
-            What is written for arrays and other values that have no short name.
-        """
-        given = self.given()
-        written = {name: repr(value) for name, value in given.items()} | instead
+        """Write them down as arguments of the public function, with names ``instead`` of arrays."""
+        written = {name: repr(value) for name, value in self.given().items()} | instead
         return ", ".join(f"{name}={text}" for name, text in written.items())
 
 
@@ -546,13 +536,7 @@ def options(kind: type[Settings]) -> Iterator[tuple[Field[Any], Option]]:
 
 
 def parse(kind: type[Settings], name: str, text: str) -> Any:
-    """Read the value of an option as it is typed in the shell or into a panel.
-
-    Raises
-    ------
-    DmspError
-        For what is not understood.
-    """
+    """Read the value of an option as it is typed in the shell or into a panel."""
     about = next(about for each, about in options(kind) if each.name == name)
     try:
         return about.parse(text)
@@ -565,16 +549,9 @@ def parse(kind: type[Settings], name: str, text: str) -> Any:
 
 
 def in_words(text: str, kind: type[Settings], face: str) -> str:
-    """Say an error of the core in the words of a face.
+    """Say an error in the words of a face, "shell" or "panel".
 
-    Parameters
-    ----------
-    text : str
-        A message in which options are called as in Python, such as ``iterations=0``.
-    kind : type
-        The task.
-    face : {"shell", "panel"}
-        Whose words are wanted.
+    Messages call options as in Python, such as ``iterations=0``.
     """
     names = {"noise_sigma": "noise"}
     known = {each.name: about for each, about in options(kind)}

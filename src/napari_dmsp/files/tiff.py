@@ -143,7 +143,7 @@ def open_tiff(path: Path) -> Stack:
 
     with tifffile.TiffFile(path) as file:
         series, layout = _describe(path, file)
-        shape, page = series.shape, series.keyframe.shape
+        shape, lead = series.shape, len(series.shape) - len(series.keyframe.shape)
         stored = series.dtype.newbyteorder("=")
         mapped = series.dataoffset is not None and series.keyframe.is_memmappable
         mapped = mapped and not layout.decoded
@@ -151,7 +151,7 @@ def open_tiff(path: Path) -> Stack:
         pages: list[Any] = [] if mapped else list(series.pages)
         places = tuple(part.index if layout.decoded else part.offset for part in pages)
         # Pages without a place of their own can only be read together.
-        paged = len(set(places)) == prod(shape[: len(shape) - len(page)])
+        paged = len(set(places)) == prod(shape[:lead])
     changed = path.stat()
     name = f"tiff-{tokenize(str(path), changed.st_size, changed.st_mtime_ns)}"
     if mapped:
@@ -159,9 +159,9 @@ def open_tiff(path: Path) -> Stack:
         sides = dict.fromkeys(layout.order[len(layout.lead) :], READ)
         chunks = tuple(min(n, sides.get(i, 1)) for i, n in enumerate(shape))
     else:
-        whole = len(page) if paged else len(shape)
-        source = _Paged(str(path), layout, shape, stored, places if paged else ())
-        chunks = (*((1,) * (len(shape) - whole)), *shape[len(shape) - whole :])
+        lead = lead if paged else 0
+        source = _Paged(str(path), layout, shape, stored, lead, places if paged else ())
+        chunks = (*(1,) * lead, *shape[lead:])
     meta = np.empty((0,) * len(shape), stored)
     array = da.from_array(source, chunks=chunks, name=name, fancy=False, meta=meta)
     array = layout.arrange(array)
@@ -411,7 +411,7 @@ class _Mapped:
 
 @dataclass(frozen=True)
 class _Paged:
-    """The pixels of a series, decoded page by page, or at once where pages have no places.
+    """The pixels of a series, decoded page by page along ``lead`` axes, or at once without places.
 
     Places are bytes of the file, or numbers of pages where Pillow decodes them.
     """
@@ -420,6 +420,7 @@ class _Paged:
     layout: Layout
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    lead: int
     places: tuple[int, ...]
 
     @property
@@ -432,11 +433,8 @@ class _Paged:
                 series = file.series[self.layout.number]
                 _check_pages(Path(self.path), series.pages)
                 return series.asarray().reshape(self.shape)[index].astype(self.dtype, copy=False)
-        lead, pages = 0, 1
-        while pages < len(self.places):
-            pages *= self.shape[lead]
-            lead += 1
-        numbers = np.arange(pages).reshape(self.shape[:lead])[index[:lead]]
+        lead = self.lead
+        numbers = np.arange(len(self.places)).reshape(self.shape[:lead])[index[:lead]]
         planes = [self._read(int(number)).reshape(self.shape[lead:]) for number in numbers.flat]
         stacked = np.stack(planes).reshape(*numbers.shape, *self.shape[lead:])
         return stacked[(..., *index[lead:])].astype(self.dtype, copy=False)

@@ -215,7 +215,7 @@ def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
 
     task = plan.task if prior is None else plan.task.replace(prior=prior)
     sample = max((view for plane in planes for view in _candidates(plan, plane)), key=_contrast)
-    overview = _stacked([_overview(plan, plane) for plane in planes])
+    overview = _joined([_overview(plan, plane) for plane in planes], 0)
     if _contrast(overview) == 0:
         overview = sample
     if _contrast(overview) == 0:
@@ -241,7 +241,7 @@ def _overview(plan: Plan, plane: Plane) -> View:
         return plan.read(plane, slice(0, plan.axes.size[0]), slice(0, plan.axes.size[1]))
     rows, columns = _spread(plan, BLOCK, BLOCKS)
     read = [[plan.read(plane, slice(*r), slice(*c)) for c in columns] for r in rows]
-    return _stacked([_joined(line, 1) for line in read])
+    return _joined([_joined(line, 1) for line in read], 0)
 
 
 def _candidates(plan: Plan, plane: Plane) -> Iterator[View]:
@@ -249,10 +249,6 @@ def _candidates(plan: Plan, plane: Plane) -> Iterator[View]:
     rows, columns = _spread(plan, SAMPLE, CANDIDATES)
     for r, c in product(rows, columns):
         yield plan.read(plane, slice(*r), slice(*c))
-
-
-def _stacked(views: Sequence[View]) -> View:
-    return _joined(views, 0)
 
 
 def _joined(views: Sequence[View], axis: int) -> View:
