@@ -29,6 +29,7 @@ from .files import (
     check_psf_output,
     check_writable,
     fitting_suffix,
+    images_among,
     make_folder,
     name_beside,
     read_planes,
@@ -404,15 +405,8 @@ def _find(source: str) -> list[Path]:
     if not os.path.isdir(source) and not _is_glob(source):
         # Also a missing one: one name that is wrong does not stop the others.
         return [path]
-    candidates = (
-        path.iterdir() if os.path.isdir(source) else map(Path, glob.glob(source, recursive=True))
-    )
-    # Hidden files are other programs' notes on images.
-    found = sorted(
-        p
-        for p in candidates
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    inside = path.iterdir() if os.path.isdir(source) else glob.iglob(source, recursive=True)
+    found = images_among(map(Path, inside))
     if not found:
         kinds = ", ".join(sorted(SUFFIXES))
         raise DmspError(f"there is no image ({kinds}) in {source}; check the name.")

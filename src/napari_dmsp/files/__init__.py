@@ -7,6 +7,7 @@ from .pictures import (
     check_output,
     check_psf_output,
     fitting_suffix,
+    images_among,
     read_image,
     read_mask,
     read_planes,

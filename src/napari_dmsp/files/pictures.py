@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,15 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     if mask.ndim != 2:
         raise DmspError(f"{path} has shape {mask.shape}; one mask (H, W) is for all planes.")
     return np.asarray(mask, dtype=bool)
+
+
+def images_among(paths: Iterable[Path]) -> list[Path]:
+    """Return the images among paths, sorted; hidden files are other programs' notes on images."""
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def check_output(

@@ -124,22 +124,8 @@ class Plan:
     ) -> Plan:
         """Plan the restoration of an array, or of another `Source`.
 
-        Parameters
-        ----------
-        task : Settings
-            The restoration.
-        data : array_like or Source
-            What is restored.
-        axes : Axes
-            Of the data.
-        grid : Grid, optional
-            By default planes are not cut.
-        mask : array_like or Source, optional
-            True where pixels are missing; by default that of the settings.
-        survey : {"plane", "stack"}
-            What planes share.
-        dtype : dtype or "input", optional
-            See `output_dtype`.
+        By default planes are not cut, and the mask is that of the settings. The dtype may be
+        "input", see `output_dtype`.
 
         Raises
         ------

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import inputs
 from ..errors import DmspError
-from ..files import SUFFIXES
+from ..files import SUFFIXES, images_among
 from ..files import read_image as read_picture
 
 # A file, or an array (H, W) or (H, W, 3).
@@ -29,12 +29,7 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
     for folder in paths:
         if not folder.is_dir():
             raise DmspError(f"training folder {folder} does not exist; give an existing folder.")
-        # Some systems put hidden files of the same suffix beside the images.
-        files += sorted(
-            p
-            for p in folder.rglob("*")
-            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-        )
+        files += images_among(folder.rglob("*"))
     if not files:
         names = ", ".join(str(f) for f in paths)
         raise DmspError(f"no images ({', '.join(sorted(SUFFIXES))}) found below {names or '-'}.")
