@@ -271,13 +271,11 @@ class Settings:
         if self.method not in METHODS:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
         if self.iterations is not None and (
-            isinstance(self.iterations, bool)
-            or not self.iterations >= 1
-            or self.iterations != int(self.iterations)
+            isinstance(self.iterations, bool) or self.iterations < 1 or self.iterations % 1
         ):
             raise DmspError(f"iterations={self.iterations} must be a whole number, at least 1.")
-        if not -(2**63) <= self.seed < 2**63:
-            raise DmspError(f"seed={self.seed} must fit into 64 bits.")
+        if not -(2**63) <= self.seed < 2**63 or self.seed % 1:
+            raise DmspError(f"seed={self.seed} must be a whole number of at most 64 bits.")
         noise = self.noise
         if noise is not None and not isinstance(noise, Photons) and not 0 <= noise < math.inf:
             raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")

@@ -169,10 +169,10 @@ class Grid:
         DmspError
             Where planes cannot be cut so.
         """
-        if part is not None and (part < MIN_PART or int(part) != part):
+        if part is not None and (part < MIN_PART or part % 1):
             raise DmspError(f"chunks={part} must be a whole number, at least {MIN_PART}, or None.")
-        if halo < 0:
-            raise DmspError(f"halo={halo} must not be negative.")
+        if not 0 <= halo < math.inf:
+            raise DmspError(f"halo={halo} must be zero or positive, and finite.")
         factor = ratio(scale)
         length = math.inf if part is None else float(part / factor)
         rows, columns = (

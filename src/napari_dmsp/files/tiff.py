@@ -132,7 +132,7 @@ def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, t
         else:
             array = series.asarray()
         array, alpha = layout.split(layout.convert(layout.arrange(array)))
-        warnings += _say_nodata(array, series.keyframe)
+        warnings += _say_nodata(array, series.keyframe, layout.colours)
         return array, alpha, _tags(path, file, series, layout), layout.lead, warnings
 
 
@@ -450,14 +450,15 @@ class _Paged:
             return page.asarray()
 
 
-def _say_nodata(pixels: Pixels, page: tifffile.TiffPage) -> tuple[str, ...]:
+def _say_nodata(pixels: Pixels, page: tifffile.TiffPage, colours: bool) -> tuple[str, ...]:
     """Warn of pixels without data, as the tags of GDAL name them."""
     text = page.tags.valueof(42113)
     try:
         value = float(text)
     except (TypeError, ValueError):
         return ()
-    count = int((pixels == value).sum())
+    gaps = pixels == value
+    count = int(gaps.all(axis=-1).sum() if colours else gaps.sum())
     said = f"{count} pixels are {value:g}, the value for no data; name them with a mask."
     return (said,) if count else ()
 
