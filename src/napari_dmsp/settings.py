@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -270,17 +271,17 @@ class Settings:
         """Raise a `DmspError` for values that suit no image."""
         if self.method not in METHODS:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
-        if self.iterations is not None and (
-            isinstance(self.iterations, bool) or self.iterations < 1 or self.iterations % 1
+        count, noise, black = self.iterations, self.noise, self.background
+        if count is not None and (
+            isinstance(count, bool) or not _as_number(count) >= 1 or _as_number(count) % 1
         ):
-            raise DmspError(f"iterations={self.iterations} must be a whole number, at least 1.")
-        if not -(2**63) <= self.seed < 2**63 or self.seed % 1:
+            raise DmspError(f"iterations={count} must be a whole number, at least 1.")
+        if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**63:
             raise DmspError(f"seed={self.seed} must be a whole number of at most 64 bits.")
-        noise = self.noise
-        if noise is not None and not isinstance(noise, Photons) and not 0 <= noise < math.inf:
+        sigma = 0.0 if noise is None or isinstance(noise, Photons) else _as_number(noise)
+        if not 0 <= sigma < math.inf:
             raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")
-        black = self.background
-        if isinstance(black, int | float) and not math.isfinite(black):
+        if isinstance(black, Real) and not math.isfinite(black):
             raise DmspError(f"background={black} must be a finite number.")
 
     @classmethod
@@ -322,6 +323,14 @@ class Settings:
         """Write them down as arguments of the public function, with names ``instead`` of arrays."""
         written = {name: repr(value) for name, value in self.given().items()} | instead
         return ", ".join(f"{name}={text}" for name, text in written.items())
+
+
+def _as_number(value: Any) -> float:
+    """Return a number, also an array of one; NaN, which no range holds, for all else."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _plain(value: Any) -> Any:
@@ -449,7 +458,7 @@ class Superres(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 < self.scale <= MAX_SCALE:
+        if not 1 < _as_number(self.scale) <= MAX_SCALE:
             raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
         if self.psf is not None and self.scale != int(self.scale):
             raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")
