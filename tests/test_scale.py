@@ -680,6 +680,7 @@ def test_the_command_line_restores_stacks(tmp_path, ome):
         (("in3.zarr", "out.zarr", "--planes", "x"), "planes x"),
         (("in3.zarr", "out.zarr", "--planes", "9"), "no part of a stack"),
         (("in3.zarr", "out.zarr", "--planes", "0,0,0"), "cut 3 axes"),
+        (("in3.zarr", "out.zarr", "--planes", "0:2:0"), "step of 0"),
         (("a.tif", "b.tif", "--planes", "0"), "are for stacks"),
         (("a.tif", "b.tif", "--chunks", "100"), "are for stacks"),
         (("missing.zarr", "out.zarr"), "does not exist"),

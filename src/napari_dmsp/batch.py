@@ -213,7 +213,8 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
                 text, name = on_one_line(error), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                bar.write(f"{on_one_line(files.image)}: {summarize(results)}")
+                said = summarize(results, task.settings.noise is not None)
+                bar.write(f"{on_one_line(files.image)}: {said}")
             bar.update()
         bar.set_postfix_str("")
     return len(failures)
@@ -312,11 +313,11 @@ def run_with_bar(job: Job) -> Restoration:
     return run(job, bar.count)
 
 
-def summarize(results: Sequence[Restoration]) -> str:
+def summarize(results: Sequence[Restoration], noise_given: bool = False) -> str:
     """Say in a line how an image, or the planes of a stack, went; warnings follow in lines."""
     if not results:
         return "all is constant and stays as it is"
-    kind = "estimated" if results[0].settings["noise_sigma"] is None else "given"
+    kind = "given" if noise_given else "estimated"
     levels = [f"{level([r.noise_sigma for r in results]):.3g}" for level in (min, max)]
     noise = " to ".join(dict.fromkeys(levels))
     planes = "" if len(results) == 1 else f"{len(results)} planes, "

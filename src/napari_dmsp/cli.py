@@ -311,6 +311,8 @@ def _restore(
         name: text if isinstance(text, bool) else parse(kind, name, text)
         for name, text in given.items()
     }
+    others = {"dtype": dtype, "survey": survey, "planes": planes}
+    record = {name: str(text) for name, text in others.items() if text is not None} | given
     named = [Path(given[name]) for name in ("mask", "psf") if name in given]
     if values.get("mask") not in (None, AUTO_MASK):
         values["mask"] = read_mask(Path(values["mask"]))
@@ -322,7 +324,7 @@ def _restore(
         survey="plane" if survey is None else survey.value,
         overwrite=overwrite,
         named=tuple(path for path in named if path.is_file()),
-        record={"working_directory": str(Path.cwd()), "options": {"dtype": dtype.value} | given},
+        record={"working_directory": str(Path.cwd()), "options": record},
     )
     if batch.is_stack(sources, target):
         if len(sources) > 1:
@@ -343,7 +345,8 @@ def _restore(
         return
     single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
     results = task.restore(single, batch.Bar().show)
-    typer.echo("\n".join([batch.summarize(results), *map(on_one_line, single.outputs)]))
+    said = batch.summarize(results, task.settings.noise is not None)
+    typer.echo("\n".join([said, *map(on_one_line, single.outputs)]))
 
 
 def _make_psf(text: str) -> NDArray[np.floating[Any]]:
