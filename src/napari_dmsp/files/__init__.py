@@ -23,4 +23,4 @@ from .records import (
     write_json,
     written_whole,
 )
-from .stacks import TIFF, Axis, Stack, open_stack
+from .stacks import TIFF, Axis, Stack, describe, open_stack

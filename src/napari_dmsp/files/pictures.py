@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from scipy.ndimage import zoom
 from ..dtypes import fit_dtype
 from ..errors import DmspError
 from . import tags as notes
-from .records import check_writable, reading, written_whole
+from .records import check_readable, check_writable, reading, written_whole
 from .stacks import TIFF
 from .tiff import read_tiff, write_tiff
 
@@ -96,9 +95,20 @@ def read_planes(path: Path) -> Picture:
 
 
 def read_psf(path: Path) -> NDArray[Any]:
-    """Read a point spread function (kh, kw) from an image or a NumPy file."""
+    """Read a point spread function (kh, kw) from an image or a NumPy file.
+
+    A TIFF with one axis of planes, or an array of three axes, is one of a volume (kd, kh, kw); one
+    with two holds one for each channel.
+    """
     if _check_readable(path, SUFFIXES | NUMPY) in NUMPY:
         return _read_numpy(path)
+    picture = read_planes(path)
+    if picture.channel_axis is None:
+        psf, lead = picture.pixels, picture.axes
+        # Files may have axes of one step, and channels after the depth.
+        order = sorted(range(len(lead)), key=lambda i: lead[i] != "C")
+        psf = psf.transpose([*order, -2, -1])
+        return psf.squeeze(tuple(i for i in range(len(lead)) if psf.shape[i] == 1))
     psf = read_image(path).pixels
     if psf.ndim == 3:
         # Drawing programs save grey as colour.
@@ -218,9 +228,7 @@ def _check_suffix(path: Path, suffixes: set[str]) -> str:
 
 
 def _check_readable(path: Path, suffixes: set[str]) -> str:
-    # Pipes and devices are none. Unlike those of paths, this function takes names of any length.
-    if not os.path.isfile(path):
-        raise DmspError(f"{path} is not a file; check the name.")
+    check_readable(path)
     return _check_suffix(path, suffixes)
 
 

@@ -35,6 +35,13 @@ def name_beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
+def check_readable(path: Path) -> None:
+    """Raise a `DmspError` unless ``path`` is a file; pipes and devices are none."""
+    # Unlike those of paths, these functions take names of any length.
+    if not os.path.isfile(path):
+        raise DmspError(f"{path} is not a file; check the name.")
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Say which file cannot be read: decoders raise all sorts of errors for broken files."""

@@ -11,9 +11,10 @@ from ..priors import is_fluorescence
 from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
 from .parts import Plan, magnification
 
-# Evaluations of the prior by task; of fluorescence that is deblurred, and of the published descent.
+# Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
+# of volumes.
 EVALUATIONS = {"deblur": 24, "superres": 30, "demosaic": 24}
-FLUORESCENCE_EVALUATIONS, DESCENT_EVALUATIONS = 36, 300
+FLUORESCENCE_EVALUATIONS, DESCENT_EVALUATIONS, VOLUME_EVALUATIONS = 36, 300, 10
 # Side in pixels of what is looked at.
 LOOKED_AT = 512
 
@@ -43,11 +44,12 @@ def forecast(plan: Plan) -> Forecast:
     largest = max(heights), max(widths)
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
+    depth = 1 if plan.axes.depth is None else plan.axes.shape[plan.axes.depth]
     return Forecast(
         planes,
-        sum(heights) * sum(widths) * planes / 1e6,
+        sum(heights) * sum(widths) * depth * planes / 1e6,
         _count_evaluations(plan),
-        BASE_BYTES + memory_bytes(largest, channels, tile),
+        BASE_BYTES + memory_bytes(largest, channels * depth, tile),
         math.prod(len(spans(n, tile or n)) for n in largest),
     )
 
@@ -57,6 +59,8 @@ def _count_evaluations(plan: Plan) -> int:
     task = plan.task
     if task.iterations is not None:
         return task.iterations
+    if plan.axes.depth is not None:
+        return VOLUME_EVALUATIONS
     if task.method == "sgd":
         return DESCENT_EVALUATIONS
     if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
