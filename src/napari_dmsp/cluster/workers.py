@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -142,15 +142,10 @@ def pick_worker_device(name: str = "auto") -> str:
 _device_lock = threading.Lock()
 
 
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _alone(name: str) -> AbstractContextManager[Any]:
     """Let one thread at a time use the GPUs: each would take all of their memory."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if name == "cpu" or not gpu:
-        yield
-        return
-    with _device_lock:
-        yield
+    return _device_lock if gpu and name != "cpu" else nullcontext()
 
 
 @dataclass

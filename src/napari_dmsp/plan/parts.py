@@ -95,34 +95,23 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is restored, how, and in which parts.
+    """What is restored, how, and in which parts."""
 
-    Attributes
-    ----------
-    task : Settings
-        The restoration; how it takes channels and masks is said here.
-    source : Source
-        What is restored.
-    axes : Axes
-        Of the source.
-    grid : Grid
-        How planes are cut: not at all, into parts, or to a region.
-    mask : Source or None
-        True where pixels are missing: (rows, columns) for all planes; or of the shape of the
-        source, with or without its colours.
-    survey : {"plane", "stack"}
-        Whether every plane has a range, a noise level and an unknown point spread function of its
-        own, or all share those of some planes.
-    dtype : dtype
-        Of the result.
-    """
-
+    # The restoration; how it takes channels and masks is said here.
     task: Settings
+    # What is restored.
     source: Source
+    # Axes of the source.
     axes: Axes
+    # How planes are cut: not at all, into parts, or to a region.
     grid: Grid
+    # True where pixels are missing: (rows, columns) for all planes; or of the shape of the source,
+    # with or without its colours.
     mask: Source | None = None
+    # Whether every plane has a range, a noise level and an unknown point spread function of its
+    # own, or all share those of some planes.
     survey: str = "plane"
+    # Type of the pixels of the result.
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
 
     @classmethod
