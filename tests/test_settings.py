@@ -89,7 +89,7 @@ def test_two_names_of_the_noise():
         ({"seed": 1.5}, "seed=1.5"),
         ({"seed": "a"}, "seed=a"),
         ({"noise": -1}, "noise=-1"),
-        ({"noise": "3"}, "noise=3"),
+        ({"noise": "3"}, "noise='3'"),
         ({"noise": [1.0, 2.0]}, "noise=\\[1.0, 2.0\\]"),
         ({"background": np.float32("inf")}, "background=inf"),
         ({"noise": float("nan")}, "noise=nan"),

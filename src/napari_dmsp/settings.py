@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -271,17 +271,22 @@ class Settings:
         """Raise a `DmspError` for values that suit no image."""
         if self.method not in METHODS:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
-        count, noise, black = self.iterations, self.noise, self.background
+        count = self.iterations
         if count is not None and (
-            isinstance(count, bool) or not _as_number(count) >= 1 or _as_number(count) % 1
+            isinstance(count, bool) or not _is_number(count) or count < 1 or count % 1
         ):
             raise DmspError(f"iterations={count} must be a whole number, at least 1.")
         if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**63:
             raise DmspError(f"seed={self.seed} must be a whole number of at most 64 bits.")
-        sigma = 0.0 if noise is None or isinstance(noise, Photons) else _as_number(noise)
-        if not 0 <= sigma < math.inf:
+        noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
+        # Of mosaics, every filter may have a level of its own.
+        single = {"noise": noise, "background": None if self.makes_colour else black}
+        for name, value in single.items():
+            if value is not None and not _is_number(value):
+                raise DmspError(f"{name}={value!r} must be one number.")
+        if noise is not None and not 0 <= noise < math.inf:
             raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")
-        if isinstance(black, Real) and not math.isfinite(black):
+        if _is_number(black) and not math.isfinite(black):
             raise DmspError(f"background={black} must be a finite number.")
 
     @classmethod
@@ -330,12 +335,9 @@ class Settings:
         return ", ".join(f"{name}={text}" for name, text in written.items())
 
 
-def _as_number(value: Any) -> float:
-    """Return a number, also an array of one; NaN, which no range holds, for all else."""
-    try:
-        return math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
+def _is_number(value: Any) -> bool:
+    """Whether a value is one number, of Python or of any library."""
+    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
 
 
 def _plain(value: Any) -> Any:
@@ -473,7 +475,7 @@ class Superres(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 < _as_number(self.scale) <= MAX_SCALE:
+        if not _is_number(self.scale) or not 1 < self.scale <= MAX_SCALE:
             raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
         if self.psf is not None and self.scale != int(self.scale):
             raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")

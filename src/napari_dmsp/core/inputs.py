@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..priors import block_means, default_prior, is_fluorescence
-from ..settings import AUTO_MASK, Noise, Photons, Settings
+from ..settings import AUTO_MASK, Noise, Photons
 from ..windows import MIN_SIDE
 from .device import explain_failures, own_state, pick_device
 from .noise import ShotLine
@@ -22,6 +22,7 @@ from .prior import Denoiser, Prior, load_prior
 from .psf import align_psf, clean_psf
 from .tiling import Tile, pick_tile
 
+METHODS = ("annealed", "sgd")
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
 
@@ -46,10 +47,19 @@ class Options(TypedDict, total=False):
     reference: Reference | None
 
 
-DEFAULTS = cast(
-    Options,
-    {each.name: each.default for each in fields(Settings)}
-    | {"noise_sigma": None, "reference": None},
+DEFAULTS = Options(
+    noise=None,
+    noise_sigma=None,
+    mask=None,
+    channel_axis=None,
+    prior=None,
+    method="annealed",
+    iterations=None,
+    background=None,
+    seed=0,
+    device="auto",
+    tile="auto",
+    reference=None,
 )
 
 
@@ -566,9 +576,20 @@ def check_psf(
 
 
 def check_options(options: Options) -> None:
-    """Check the options that all tasks share, of which mosaics have several levels no more."""
-    background = options["background"]
-    if np.ndim(background):
-        raise DmspError(f"background={background!r} must be one number.")
-    known: dict[str, Any] = dict(options)
-    Settings(**{each.name: known[each.name] for each in fields(Settings)})
+    """Check the options that all tasks share."""
+    method, iterations = options["method"], options["iterations"]
+    noise, background = options["noise"], options["background"]
+    if method not in METHODS:
+        raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
+    if iterations is not None and (iterations < 1 or int(iterations) != iterations):
+        raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
+    if not -(2**63) <= options["seed"] < 2**63:
+        raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
+    known = None if isinstance(noise, Photons) else noise
+    for name, value in (("noise", known), ("background", background)):
+        if value is not None and not (np.isscalar(value) or np.ndim(value) == 0):
+            raise DmspError(f"{name}={value!r} must be one number.")
+    if known is not None and not 0 <= known < np.inf:
+        raise DmspError(f"noise={known} must be zero or positive; None estimates it.")
+    if background is not None and not np.isfinite(background):
+        raise DmspError(f"background={background} must be a finite number.")

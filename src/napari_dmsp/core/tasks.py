@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
-from ..settings import Deblur, Settings, Superres
+from ..settings import Settings
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
@@ -47,6 +47,7 @@ from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
 from .volumes import HEADROOM, VOLUME, Slices, first_estimate
 
+MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
 SGD_BLIND = 1000
 # What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
@@ -83,7 +84,8 @@ def prepare_deblur(
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
-    Deblur(psf=psf, psf_size=psf_size)
+    if psf is not None and psf_size is not None:
+        raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
     volume = psf is not None and take_array(psf, "psf").ndim == 3
     given = read_input(image, options, volume=volume)
     if psf is None:
@@ -105,7 +107,8 @@ def prepare_superres(
     **options: Unpack[Options],
 ) -> Job:
     """Check the input of `superres`, with the same parameters, and return the job to run."""
-    Superres(scale=scale, psf=psf)
+    if not 1 < scale <= MAX_SCALE:
+        raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
     given = read_input(image, options)
     large = round(given.shape[0] * scale), round(given.shape[1] * scale)
     settings = {"task": "superres", "scale": scale}
@@ -114,6 +117,8 @@ def prepare_superres(
             operator = Resize(large, given.shape, given.observed.device)
             line = _line(given, sharp_line)
             return prepare(settings, given, Problem.of(given, operator, line=line))
+    if scale != int(scale):
+        raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
     kernel = check_psf(psf, large, given.warnings, int(scale))
     with explain_failures(given.observed.device, large):
         problem = _sampled_problem(given, kernel, int(scale))
