@@ -39,7 +39,7 @@ def _public(kind: type[Settings]) -> Restore:
         bound = signature.bind(*arguments, **options).arguments
         array = take_array(bound.pop(kind.takes[0]), "image")
         settings = kind.of(**bound, **noise)
-        axes = 2 + (settings.channel_axis is not None)
+        axes = settings.space + (settings.channel_axis is not None)
         # What is no stack is a plane, or has a core's sentence that says why it is none.
         if array.ndim <= axes or 1 in array.shape or array.shape[-1] in (3, 4):
             return run(prepare(settings, array), callback)
@@ -53,7 +53,8 @@ def _public(kind: type[Settings]) -> Restore:
 
 def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Restoration:
     """Restore a stack plane by plane, as all faces do."""
-    plan = Plan.of(settings, stack, Axes.of(stack.shape, settings.channel_axis))
+    axes = Axes.of(stack.shape, settings.channel_axis, space=settings.space)
+    plan = Plan.of(settings, stack, axes)
     restored = restore_array(plan, callback)
     planes = [restored.planes.get(plane) for plane in plan.axes.planes]
     return Restoration.of_planes(restored.image, planes, not settings.blind)
