@@ -23,13 +23,7 @@ UNKNOWN, NO_PSF = "unknown", "none (bicubic reduction)"
 
 
 class PsfChoice:
-    """The widgets for a point spread function, which a panel shows among its inputs.
-
-    Parameters
-    ----------
-    panel : RunPanel
-        Where they are shown; it has its image already.
-    """
+    """The widgets for a point spread function, of a panel that has its image already."""
 
     def __init__(self, panel: RunPanel) -> None:
         self._panel = panel
@@ -103,13 +97,7 @@ class PsfChoice:
                 widget.visible = kind == self.kind.value
 
     def read(self) -> ShapedPsf | LayerPsf | None:
-        """Return the point spread function in pixels of the result, or None without one.
-
-        Raises
-        ------
-        ValueError
-            Saying what to choose.
-        """
+        """Return the point spread function in pixels of the result, or None without one."""
         kind, panel = self.kind.value, self._panel
         if kind in (UNKNOWN, NO_PSF):
             return None

@@ -12,17 +12,7 @@ if TYPE_CHECKING:
 
 
 def tell(call: Call, done: dict[Steps, dict[str, Any] | None], outcome: Outcome) -> str:
-    """Say what was done, and of a run that ended early, what was kept of which planes.
-
-    Parameters
-    ----------
-    call : Call
-        What was asked for.
-    done : dict
-        What is known of the planes that were restored, by their steps; None for constant ones.
-    outcome : Outcome
-        How the run ended.
-    """
+    """Say what was done, and of a run that ended early, what was kept of which planes."""
     numbers = {steps: number for number, steps in enumerate(call.selection.planes, 1)}
     restored = {numbers[steps]: about for steps, about in done.items() if about is not None}
     left_out = {number + 1: reason for number, reason in outcome.left_out}
