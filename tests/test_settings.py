@@ -80,6 +80,10 @@ def test_two_names_of_the_noise():
     ("given", "message"),
     [
         ({"method": "magic"}, "method='magic' is unknown; use one of annealed, sgd"),
+        ({"noise": np.ones(2)}, "must be one number"),
+        ({"noise": "2"}, "noise='2' must be one number"),
+        ({"background": [1, 2]}, "must be one number"),
+        ({"background": np.float32("nan")}, "must be a finite number"),
         ({"iterations": 0}, "iterations=0"),
         ({"iterations": 2.5}, "iterations=2.5"),
         ({"iterations": True}, "iterations=True"),

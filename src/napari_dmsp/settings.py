@@ -299,11 +299,15 @@ class Settings:
             raise DmspError(f"iterations={self.iterations} must be a whole number, at least 1.")
         if not -(2**63) <= self.seed < 2**63:
             raise DmspError(f"seed={self.seed} must fit into 64 bits.")
-        noise = self.noise
-        if noise is not None and not isinstance(noise, Photons) and not 0 <= noise < math.inf:
+        noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
+        # Of mosaics, every filter may have a level of its own.
+        single = {"noise": noise, "background": None if self.makes_colour else black}
+        for name, value in single.items():
+            if value is not None and not _is_number(value):
+                raise DmspError(f"{name}={value!r} must be one number.")
+        if noise is not None and not 0 <= noise < math.inf:
             raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")
-        black = self.background
-        if isinstance(black, int | float) and not math.isfinite(black):
+        if _is_number(black) and not math.isfinite(black):
             raise DmspError(f"background={black} must be a finite number.")
 
     @classmethod
@@ -316,7 +320,7 @@ class Settings:
         known = {each.name for each in fields(cls)}
         unknown = sorted(set(options) - known)
         if unknown:
-            raise TypeError(f"{cls.task}() got unexpected arguments: {', '.join(unknown)}")
+            raise TypeError(f"{cls.__name__} got unexpected arguments: {', '.join(unknown)}")
         return cls(**options)
 
     @property
@@ -355,6 +359,11 @@ class Settings:
         given = self.given()
         written = {name: repr(value) for name, value in given.items()} | instead
         return ", ".join(f"{name}={text}" for name, text in written.items())
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one number, of Python or of any library."""
+    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
 
 
 def _plain(value: Any) -> Any:

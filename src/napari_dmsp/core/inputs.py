@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,54 +13,17 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..priors import block_means, default_prior, is_fluorescence
-from ..settings import AUTO_MASK, Noise, Photons
+from ..settings import AUTO_MASK, Photons, Settings
 from ..windows import MIN_SIDE
 from .device import explain_failures, own_state, pick_device
 from .noise import ShotLine
 from .operators import fill_gaps
-from .prior import Denoiser, Prior, load_prior
+from .prior import Prior, load_prior
 from .psf import align_psf, clean_psf
-from .tiling import Tile, pick_tile
+from .tiling import pick_tile
 
-METHODS = ("annealed", "sgd")
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
-
-
-class Options(TypedDict, total=False):
-    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`.
-
-    ``noise_sigma`` is another name for ``noise``.
-    """
-
-    noise: Noise
-    noise_sigma: float | None
-    mask: ArrayLike | str | None
-    channel_axis: int | None
-    prior: str | Path | Denoiser | Prior | None
-    method: str
-    iterations: int | None
-    background: Any
-    seed: int
-    device: str
-    tile: Tile
-    reference: Reference | None
-
-
-DEFAULTS = Options(
-    noise=None,
-    noise_sigma=None,
-    mask=None,
-    channel_axis=None,
-    prior=None,
-    method="annealed",
-    iterations=None,
-    background=None,
-    seed=0,
-    device="auto",
-    tile="auto",
-    reference=None,
-)
 
 
 @dataclass(frozen=True)
@@ -151,6 +114,10 @@ class Input:
         (B, C, H, W), gaps filled.
     kept : Tensor or None
         1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
+    options : Settings
+        What all tasks share is asked for here.
+    reference : Reference or None
+        What the image must share with others, if it is a part of something.
     tile : int or None
         Greatest side of what the denoiser takes at once.
     fluorescence : bool
@@ -163,7 +130,8 @@ class Input:
     kept: Tensor | None
     units: Units
     model: Prior
-    options: Options
+    options: Settings
+    reference: Reference | None = None
     tile: int | None = None
     fluorescence: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -181,60 +149,56 @@ class Input:
     @property
     def literal(self) -> bool:
         """Whether the user wants the published descent."""
-        return self.options["method"] == "sgd"
-
-    @property
-    def reference(self) -> Reference | None:
-        """What the image must share with others, if it is a part of something."""
-        return self.options["reference"]
+        return self.options.method == "sgd"
 
     @property
     def noise(self) -> float | ShotLine | None:
         """The noise on the scale of the prior, if given."""
-        noise = self.options["noise"]
+        noise = self.options.noise
         if isinstance(noise, Photons):
             return ShotLine.of(noise, self.units.low, self.units.scale)
         return None if noise is None else noise / self.units.scale
 
 
 def read_input(
-    image: ArrayLike, options: Options, *, mosaic: bool = False, white: float | None = None
+    image: ArrayLike,
+    options: Settings | Mapping[str, Any],
+    reference: Reference | None = None,
+    white: float | None = None,
 ) -> Input:
-    """Check an image and the shared options; a mosaic is one plane that becomes a colour image."""
-    unknown = set(options) - set(DEFAULTS)
-    if unknown:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    options = DEFAULTS | options
-    if options["noise"] is None:
-        options["noise"] = options["noise_sigma"]
-    check_options(options)
-    axis = options["channel_axis"]
+    """Check an image, and the options that all tasks share.
+
+    Parameters
+    ----------
+    image : array_like
+        (H, W), or (H, W, C) with colours along the channel axis of the options.
+    options : Settings or dict
+        Those of a task, or some of the shared ones by name. Where the task makes colours, the image
+        is a mosaic.
+    reference : Reference, optional
+        What the image shares with others of which it is a part.
+    white : float, optional
+        Intensity of white.
+    """
+    options = options if isinstance(options, Settings) else Settings.of(**options)
+    axis, mosaic = options.channel_axis, options.makes_colour
     image = take_array(image, "image")
-    mask = check_mask(options["mask"], image, axis)
-    reference = options["reference"]
+    mask = check_mask(options.mask, image, axis)
     values = check_image(image, axis, mask, constant=reference is not None)
-    target = pick_device(options["device"])
+    target = pick_device(options.device)
     if reference is not None:
         fluorescence = reference.fluorescence
     else:
         fluorescence = not mosaic and is_fluorescence(values)
-    model = pick_prior(options, 3 if mosaic else len(values), fluorescence)
+    model = _pick_prior(options, 3 if mosaic else len(values), fluorescence)
     if mosaic and model.channels == 1:
         raise DmspError(f"prior={model.name!r} is for grey images; a mosaic needs one for colour.")
-    tile = pick_tile(options["tile"], model.denoiser, target)
-    units = (
-        reference.units
-        if reference is not None
-        else Units.of(
-            image.dtype,
-            values,
-            -1 if mosaic else axis,
-            options["background"],
-            model.channels == 1,
-            white,
-            fluorescence,
-        )
-    )
+    tile = pick_tile(options.tile, model.denoiser, target)
+    if reference is not None:
+        units = reference.units
+    else:
+        axis, black, planes = -1 if mosaic else axis, options.background, model.channels == 1
+        units = Units.of(image.dtype, values, axis, black, planes, white, fluorescence)
     warnings = _check_precision(values, units)
     with explain_failures(target, values.shape[1:]):
         observed = units.to_tensor(values).to(target)
@@ -243,12 +207,12 @@ def read_input(
             plane = torch.from_numpy(~mask).to(observed)
             kept = plane[:, None] if units.planes else plane[None]
         model = model.to(target).tiled(tile)
-        return Input(observed, kept, units, model, options, tile, fluorescence, warnings)
+        return Input(observed, kept, units, model, options, reference, tile, fluorescence, warnings)
 
 
-def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
+def _pick_prior(options: Settings, channels: int, fluorescence: bool) -> Prior:
     """Load the prior for an image of so many channels, or raise a `DmspError`."""
-    prior, method = options["prior"], options["method"]
+    prior, method = options.prior, options.method
     model = load_prior(default_prior(channels, fluorescence) if prior is None else prior)
     if model.channels == 3 and channels == 1:
         raise DmspError(f"prior={model.name!r} is for colour, the image is grey; use prior='gray'.")
@@ -526,23 +490,3 @@ def check_psf(
     if not kernel.sum() > 0:
         raise DmspError(f"the psf sums to {kernel.sum():g}; its sum must be positive.")
     return (kernel / kernel.sum()).astype(np.float32)
-
-
-def check_options(options: Options) -> None:
-    """Check the options that all tasks share."""
-    method, iterations = options["method"], options["iterations"]
-    noise, background = options["noise"], options["background"]
-    if method not in METHODS:
-        raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
-    if iterations is not None and (iterations < 1 or int(iterations) != iterations):
-        raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
-    if not -(2**63) <= options["seed"] < 2**63:
-        raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
-    known = None if isinstance(noise, Photons) else noise
-    for name, value in (("noise", known), ("background", background)):
-        if value is not None and not (np.isscalar(value) or np.ndim(value) == 0):
-            raise DmspError(f"{name}={value!r} must be one number.")
-    if known is not None and not 0 <= known < np.inf:
-        raise DmspError(f"noise={known} must be zero or positive; None estimates it.")
-    if background is not None and not np.isfinite(background):
-        raise DmspError(f"background={background} must be a finite number.")

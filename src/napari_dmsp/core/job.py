@@ -333,20 +333,20 @@ def estimate_memory(settings: dict[str, Any], given: Input) -> int:
 def evaluations(given: Input, schedule: Schedule) -> int:
     """Return how often the chosen solver evaluates the denoiser."""
     default = SGD_ITERATIONS if given.literal else schedule.iterations
-    return given.options["iterations"] or default
+    return given.options.iterations or default
 
 
 def describe(given: Input, iterations: int) -> dict[str, Any]:
     """Return the settings that all tasks share, as numbers and words."""
-    options, model, noise = given.options, given.model, given.options["noise"]
+    options, model, noise = given.options, given.model, given.options.noise
     return {
-        "channel_axis": options["channel_axis"],
+        "channel_axis": options.channel_axis,
         "noise_sigma": asdict(noise) if isinstance(noise, Photons) else noise,
         "masked": 0 if given.kept is None else int((given.kept == 0).sum()),
-        "method": options["method"],
+        "method": options.method,
         "iterations": iterations,
         "background": given.units.low,
-        "seed": options["seed"],
+        "seed": options.seed,
         "prior": model.name,
         "prior_sha256": model.sha256,
         "device": str(given.observed.device),
