@@ -48,7 +48,7 @@ WORDS = {
     r"\bsigma=": "σ ",
     r"\blength=": "Length ",
     r"\bangle=": "Angle ",
-    r"\b(leave it out|None)(?= (to )?estimate)": "leave it empty",
+    r"\bleave it out(?= to estimate)": "leave it empty",
 }
 
 Offers = list[tuple[str, Any]]

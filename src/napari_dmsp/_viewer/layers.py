@@ -193,10 +193,10 @@ def select(
     axes = axes or plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
     shown = [axis for axis in range(layer.ndim) if axis not in (*axes, *along, colours)]
-    index = [
-        slice(0, size) if axis in (*axes, *along, colours) else _step(position[axis], size)
-        for axis, size in enumerate(data.shape[: layer.ndim])
-    ]
+    index = [slice(0, size) for size in data.shape[: layer.ndim]]
+    for axis in shown:
+        start = int(np.clip(position[axis], 0, data.shape[axis] - 1))
+        index[axis] = slice(start, start + 1)
     around = [index[axis] for axis in axes]
     if region is not None:
         for i, (axis, part) in enumerate(zip(axes, region, strict=True)):
@@ -372,11 +372,6 @@ def _into(layer: Image, shapes: Shapes, vertex: NDArray[Any]) -> NDArray[Any]:
     """From the coordinates of one layer to those of another."""
     point: NDArray[Any] = np.asarray(layer.world_to_data(shapes.data_to_world(vertex)))
     return point
-
-
-def _step(position: float, size: int) -> slice:
-    start = int(np.clip(position, 0, size - 1))
-    return slice(start, start + 1)
 
 
 def _beyond(layer: Image, shape: Sequence[int], position: Any, axes: Collection[int]) -> str:

@@ -31,8 +31,9 @@ def tell(call: Call, done: dict[Steps, dict[str, Any] | None], outcome: Outcome)
         seconds = duration(sum(about["seconds"] for about in abouts))
         sigmas = sorted(about["noise_sigma"] for about in abouts)
         noise = f"{sigmas[0]:.3g}" + (f" to {sigmas[-1]:.3g}" if len(sigmas) > 1 else "")
-        count = _count(sum(about["evaluations"] for about in abouts), "evaluation")
-        sentences.append(f"{count} in {seconds}. Noise σ {noise}.")
+        count = sum(about["evaluations"] for about in abouts)
+        plural = "" if count == 1 else "s"
+        sentences.append(f"{count} evaluation{plural} in {seconds}. Noise σ {noise}.")
     if constant:
         sentences.append(f"{_planes(constant, True)} {_are(constant)} constant, and kept.")
     if left_out:
@@ -56,10 +57,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _are(numbers: Collection[int]) -> str:

@@ -21,7 +21,6 @@ from ..plan import Begun, CancelledError, Kept, LeftOut, Step, Token, run
 from .preferences import MIN_LIVE_SECONDS
 
 if TYPE_CHECKING:
-    from ..core import State
     from .script import Call
 
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
@@ -256,6 +255,9 @@ def _work(call: Call, interval: float, request: Request) -> Messages:
 
 def _run(call: Call, interval: float, request: Request) -> Messages:
     """Run a plan, and say what the viewer is to show of its events."""
+    # Here, in the other thread, for it takes torch.
+    from ..core.blind import BlindState
+
     begin, shown, total, left_out = time.perf_counter(), -interval, 0, []
     request.drawn.set()
     for event in run(call.ready(), token=request):
@@ -275,7 +277,7 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
                 event.state.total,
                 now,
                 event.state.residual,
-                _seeks_psf(event.job.settings, event.state),
+                isinstance(event.state, BlindState),
                 _shown(call, event.estimate(), event.job.settings) if show else None,
             )
             if first:
@@ -302,14 +304,6 @@ def _shown(call: Call, block: NDArray[Any], record: dict[str, Any] | None) -> ND
     block = call.convert(block, record)
     call.frame(block)
     return block
-
-
-def _seeks_psf(settings: dict[str, Any], state: State) -> bool:
-    """Whether the point spread function was still unknown in a state."""
-    if "psf_size" not in settings:
-        return False
-    search = state.total - settings["iterations"]
-    return not search or state.evaluation <= search
 
 
 def explain(error: Exception) -> str:

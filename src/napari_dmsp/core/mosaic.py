@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
+from ..settings import PATTERNS
 
 _COLOURS = "RGB"
 _BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
 _XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
-PATTERNS = (*_BAYER, *(f"quad-{name}" for name in _BAYER), "X-Trans")
 
 # The curve of video (ITU-R BT.709) is a line up to here. That of sRGB is three times as steep there
 # and raises the noise of the dark. No colour is amplified more than by the gain.
