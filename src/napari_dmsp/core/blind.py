@@ -246,23 +246,8 @@ def level_sizes(size: int) -> list[int]:
 def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 50) -> Tensor:
     """Minimise ``|x * k - y|^2 + ridge |k|^2`` over the valid domain, by conjugate gradients.
 
-    Parameters
-    ----------
-    x : Tensor
-        Sharp images (B, C, H + size - 1, W + size - 1).
-    y : Tensor
-        Blurred images (B, C, H, W).
-    size : int
-        Side of the kernel.
-    ridge : float
-        Weight of the kernel's energy.
-    steps : int
-        Most steps.
-
-    Returns
-    -------
-    Tensor
-        (size, size), float64, on the CPU.
+    Sharp images are (B, C, H + size - 1, W + size - 1), blurred ones (B, C, H, W); the kernel is
+    (size, size), float64, on the CPU.
     """
     kernels = _Kernels(x, tuple(y.shape[-2:]), size)
     energy = float(kernels.adjoint(y).square().sum())

@@ -24,21 +24,13 @@ MOST_STEPS = 50
 
 
 class Fit(NamedTuple):
-    """What `Gaussian.prox` found.
-
-    Attributes
-    ----------
-    x : Tensor
-        The image.
-    error : Tensor
-        ``y - A x``, of the shape of the observation.
-    correction : Tensor, optional
-        Coefficients of ``x - v``, for the next fit to begin with; None where a closed form needs no
-        such thing.
-    """
+    """What `Gaussian.prox` found."""
 
     x: Tensor
+    # ``y - A x``, of the shape of the observation.
     error: Tensor
+    # Coefficients of ``x - v``, for the next fit to begin with; None where a closed form needs no
+    # such thing.
     correction: Tensor | None = None
 
 
@@ -94,12 +86,8 @@ class Gaussian:
     def updated(self, error: Tensor, spread: float) -> Self:
         """Return the same with the noise that the current estimate says, eq. 21.
 
-        Parameters
-        ----------
-        error : Tensor
-            ``y - A x`` of the estimate.
-        spread : float
-            What the width of the smoothing adds to its variance: ``|k|^2 sigma^2``.
+        The error is ``y - A x`` of the estimate, the spread what the width of the smoothing adds to
+        its variance: ``|k|^2 sigma^2``.
         """
         if self.least >= self.most:
             return self

@@ -84,56 +84,36 @@ class Units:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an image says that its parts must share, so that they can be restored one by one.
+    """What an image says that its parts must share, so that they can be restored one by one."""
 
-    Attributes
-    ----------
-    units : Units
-        Black and the range.
-    fluorescence : bool
-        Whether it looks like fluorescence, see `is_fluorescence`.
-    shot : ShotLine, optional
-        How its noise grows with light.
-    encoding : tuple of float, optional
-        Gains of red, green and blue, and the slope of the curve, of a linear mosaic.
-    """
-
+    # Black and the range.
     units: Units
+    # Whether it looks like fluorescence, see `is_fluorescence`.
     fluorescence: bool = False
+    # How its noise grows with light.
     shot: ShotLine | None = None
+    # Gains of red, green and blue, and the slope of the curve, of a linear mosaic.
     encoding: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """What the user gave, checked and on the scale of the prior.
+    """What the user gave, checked and on the scale of the prior."""
 
-    Attributes
-    ----------
-    observed : Tensor
-        (B, C, H, W), gaps filled.
-    kept : Tensor or None
-        1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
-    options : Settings
-        What all tasks share is asked for here.
-    reference : Reference or None
-        What the image must share with others, if it is a part of something.
-    tile : int or None
-        Greatest side of what the denoiser takes at once.
-    fluorescence : bool
-        Whether the image looks like fluorescence, see `is_fluorescence`.
-    warnings : list of str
-        Sentences for the user: what is doubtful, and what was done about it.
-    """
-
+    # The image (B, C, H, W), gaps filled.
     observed: Tensor
+    # 1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
     kept: Tensor | None
     units: Units
     model: Prior
     options: Settings
+    # What the image must share with others, if it is a part of something.
     reference: Reference | None = None
+    # Greatest side of what the denoiser takes at once.
     tile: int | None = None
+    # Whether the image looks like fluorescence, see `is_fluorescence`.
     fluorescence: bool = False
+    # Sentences for the user: what is doubtful, and what was done about it.
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -227,24 +207,10 @@ def _pick_prior(options: Settings, channels: int, fluorescence: bool) -> Prior:
 def take_array(values: Any, name: str) -> NDArray[Any]:
     """Return what a caller gave as an array of NumPy; a masked array where it carries a mask.
 
-    Parameters
-    ----------
-    values : array_like
-        Nested lists, arrays of any library that gives them to NumPy, tensors of torch on any
-        device, lazy arrays of dask, and quantities, whose magnitudes count.
-    name : str
-        What it is called in errors.
-
-    Returns
-    -------
-    ndarray
-        In native byte order. Tensors of bfloat16 and the like become float32; objects that are
-        numbers, float64.
-
-    Raises
-    ------
-    DmspError
-        For what is not an array of numbers.
+    Taken are nested lists, arrays of any library that gives them to NumPy, tensors of torch on any
+    device, lazy arrays of dask, and quantities, whose magnitudes count. The array is in native byte
+    order; tensors of bfloat16 and the like become float32, objects that are numbers float64. Errors
+    call it by its name.
     """
     if type(values) is np.ndarray and values.dtype.kind in "buif" and values.dtype.isnative:
         return values
@@ -289,20 +255,8 @@ PLATEAU, NEAR, LEVELS = 4, 0.02, 32
 
 
 def bad_pixels(image: ArrayLike) -> NDArray[np.bool_]:
-    """Find NaN, infinite and saturated pixels.
+    """Find NaN, infinite and saturated pixels; what a masked array masks is bad, too.
 
-    Parameters
-    ----------
-    image : array_like
-        Any shape and real dtype.
-
-    Returns
-    -------
-    ndarray of bool
-        True in bad pixels; what a masked array masks is bad, too.
-
-    Notes
-    -----
     Integers are saturated at the greatest value of their type. Sensors may clip below, at 4095 of
     16 bits: the maximum of an image is saturated where a plateau of pixels has it, at least 4, more
     than all that come within 2 % of the range below it; if there are 32 different intensities.
@@ -457,16 +411,9 @@ def check_psf(
 ) -> NDArray[np.float32]:
     """Return a PSF as the operators take it: float32, with sum 1 and its origin in the middle.
 
-    Parameters
-    ----------
-    psf : array_like
-        (kh, kw); see `napari_dmsp.core.psf.clean_psf`. What a masked array masks counts as 0.
-    shape : tuple of int
-        Height and width of the restored image.
-    warnings : list of str, optional
-        Gets sentences for the user.
-    scale : int, optional
-        Side of the blocks of pixels whose centres are seen, see `align_psf`.
+    It is (kh, kw), see `clean_psf`, for a restored image of this shape, of which the centres of
+    blocks of ``scale`` pixels may be seen, see `align_psf`. What a masked array masks counts as 0.
+    The warnings get sentences for the user.
     """
     given = take_array(psf, "psf")
     kernel = np.ma.getdata(given)

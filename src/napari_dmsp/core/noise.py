@@ -47,7 +47,7 @@ SHOT_RATIO = 3.0
 SHOT_BINS, SHOT_PIXELS = 64, 32
 SHOT_SMOOTHING = 1.5
 # The same in sharp images: bins of the patches, the least patches in one, the greatest noise level
-# that may be detail, which part of the bins must be how near to the line.
+# that may be detail, and which part of the bins must be how near to the line.
 LINE_BINS, LINE_PATCHES = 16, 64
 LEAST_SHOT = 4 / 255
 AGREE, NEAR = 0.8, 0.25
@@ -68,14 +68,9 @@ def wavelet_sigma(y: Tensor, weights: Tensor | None = None) -> float:
     The median absolute deviation of the finest diagonal wavelets. Blur removes the signal from
     that band, so for blurred images it is nearly exact.
 
-    Parameters
-    ----------
-    y : Tensor
-        Images with the same noise level everywhere.
-    weights : Tensor, optional
-        0 in gaps. Wavelets that touch one are left out. Where too few are left, diagonal
-        differences of four neighbours stand for them, and then differences of nearest neighbours,
-        which hold some of the image as well.
+    Weights are 0 in gaps: wavelets that touch one are left out. Where too few are left, diagonal
+    differences of four neighbours stand for them, and then differences of nearest neighbours, which
+    hold some of the image as well.
 
     References
     ----------
@@ -270,19 +265,14 @@ def noise_bounds(data: Gaussian) -> tuple[float, float]:
 class ShotLine:
     """Noise that grows with light, as photons make it: variance ``slope * light + offset``.
 
-    Attributes
-    ----------
-    slope, offset : float
-        On the scale of the samples.
-    floor : float
-        Least variance.
-    scale : float, optional
-        Noise level of samples of weight 1; None where the weights are not known yet.
+    All numbers are on the scale of the samples.
     """
 
     slope: float
     offset: float
+    # Least variance.
     floor: float
+    # Noise level of samples of weight 1; None where the weights are not known yet.
     scale: float | None = None
 
     @classmethod
@@ -311,19 +301,8 @@ def shot_line(y: Tensor, weights: Tensor | None = None) -> ShotLine | None:
     """Fit the straight line of the intensity that the variance of photons is.
 
     The finest diagonal differences of a blurred image hold noise only: their median size in bins of
-    pixels with like surroundings gives the variance.
-
-    Parameters
-    ----------
-    y : Tensor
-        Blurred images (B, C, H, W).
-    weights : Tensor, optional
-        0 in gaps.
-
-    Returns
-    -------
-    ShotLine or None
-        None if the variance differs by less than `SHOT_RATIO`.
+    pixels with like surroundings gives the variance. Images are (B, C, H, W), weights 0 in gaps.
+    None if the variance differs by less than `SHOT_RATIO`.
 
     References
     ----------
@@ -383,26 +362,12 @@ def sharp_line(
     period: tuple[int, int] = (1, 1),
     agree: float = AGREE,
 ) -> ShotLine | None:
-    """Fit the same line to images that hold detail, or to mosaics.
+    """Fit the line of `shot_line` to images that hold detail, or to mosaics.
 
     In bins of patches with like means, the least textured ones tell the variance, as they do in
-    `patch_sigma`; most bins must agree on the line, since detail grows with light as well.
-
-    Parameters
-    ----------
-    y : Tensor
-        Sharp images (B, C, H, W).
-    weights : Tensor, optional
-        0 in gaps.
-    period : tuple of int
-        Height and width of the period of a mosaic: each place of it is an image.
-    agree : float
-        Part of the bins that must agree.
-
-    Returns
-    -------
-    ShotLine or None
-        None where the variance differs by less than `SHOT_RATIO`, or may be that of detail.
+    `patch_sigma`; the part ``agree`` of the bins must be near the line, since detail grows with
+    light as well. Each place of the period of a mosaic is an image. None also where the variance
+    may be that of detail.
     """
     planes, gaps = _planes(y, weights)
     planes, gaps = _phases(planes, period), None if gaps is None else _phases(gaps, period)

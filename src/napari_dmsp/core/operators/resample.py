@@ -183,12 +183,8 @@ def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
 def fill_gaps(y: Tensor, weights: Tensor | None) -> Tensor:
     """Replace what has no weight by the mean of what is near, coarse to fine.
 
-    Parameters
-    ----------
-    y : Tensor
-        Images (B, C, *space) of two or three axes, finite everywhere.
-    weights : Tensor or None
-        0 where there is no sample; broadcast to ``y``. None keeps all.
+    Images are (B, C, *space) of two or three axes, finite everywhere; weights are broadcast to
+    them, and None keeps all.
     """
     if weights is None or bool(weights.all()):
         return y
