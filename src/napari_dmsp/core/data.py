@@ -36,25 +36,14 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gaussian:
-    """Gaussian noise of one level: ``-2 log p(y | x) = sum w (A x - y)^2 / sigma^2``.
+    """Gaussian noise of one level: ``-2 log p(y | x) = sum w (A x - y)^2 / sigma^2``."""
 
-    Attributes
-    ----------
-    operator : Operator
-        The degradation A.
-    y : Tensor
-        Observation (B, C, *space), with plausible values in its gaps.
-    weights : Tensor, optional
-        0 where ``y`` has no sample, else 1; sizes of 1 are broadcast. None is 1 everywhere.
-    sigma : float
-        Noise level, of samples of weight 1.
-    least, most : float
-        Bounds of it: the same where it is known.
-    """
-
+    # The degradation A, and the observation (B, C, *space), with plausible values in its gaps.
     operator: Operator
     y: Tensor
+    # 0 where ``y`` has no sample, else 1; sizes of 1 are broadcast. None is 1 everywhere.
     weights: Tensor | None = None
+    # Noise level of samples of weight 1, and its bounds: the same where it is known.
     sigma: float = 1.0
     least: float = 0.0
     most: float = math.inf
@@ -163,24 +152,16 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PoissonGaussian(Gaussian):
-    """Noise that grows with light, as that of photons does: weights follow from the light.
+    """Noise that grows with light, as that of photons does: weights follow from the light."""
 
-    Attributes
-    ----------
-    variance : callable
-        Variance of samples by the value that they have on average.
-    scale : float
-        Noise level of samples of weight 1, from which ``sigma`` begins.
-    kept : Tensor, optional
-        0 where ``y`` has no sample, else 1.
-    reweighted : bool
-        Whether weights follow the estimate as it improves. That helps where A blurs; where it does
-        not, the estimate follows the noise of single samples.
-    """
-
+    # Variance of samples by the value that they have on average.
     variance: Callable[[Tensor], Tensor]
+    # Noise level of samples of weight 1, from which ``sigma`` begins.
     scale: float = 1.0
+    # 0 where ``y`` has no sample, else 1.
     kept: Tensor | None = None
+    # Whether weights follow the estimate as it improves. That helps where A blurs; where it does
+    # not, the estimate follows the noise of single samples.
     reweighted: bool = False
 
     @classmethod
