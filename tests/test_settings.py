@@ -87,6 +87,8 @@ def test_two_names_of_the_noise():
         ({"iterations": 0}, "iterations=0"),
         ({"iterations": 2.5}, "iterations=2.5"),
         ({"iterations": True}, "iterations=True"),
+        ({"iterations": float("inf")}, "iterations=inf"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
         ({"seed": 2**64}, "must fit into 64 bits"),
         ({"noise": -1}, "noise=-1"),
         ({"noise": float("nan")}, "noise=nan"),

@@ -294,11 +294,11 @@ class Settings:
         if self.iterations is not None and (
             isinstance(self.iterations, bool)
             or not self.iterations >= 1
-            or self.iterations != int(self.iterations)
+            or self.iterations % 1 != 0
         ):
             raise DmspError(f"iterations={self.iterations} must be a whole number, at least 1.")
-        if not -(2**63) <= self.seed < 2**63:
-            raise DmspError(f"seed={self.seed} must fit into 64 bits.")
+        if not hasattr(self.seed, "__index__") or not -(2**63) <= self.seed < 2**63:
+            raise DmspError(f"seed={self.seed} must be a whole number, and must fit into 64 bits.")
         noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
         # Of mosaics, every filter may have a level of its own.
         single = {"noise": noise, "background": None if self.makes_colour else black}

@@ -429,9 +429,9 @@ def _checked_size(psf_size: int | None, shape: tuple[int, ...]) -> int:
             f"the image is {shape[0]} x {shape[1]} pixels; at least {MIN_SIDE} x {MIN_SIDE} are "
             "needed to find an unknown point spread function."
         )
-    if size < 3 or size % 2 == 0 or size > min(shape) // 4:
+    if size < 3 or size % 2 != 1 or size > min(shape) // 4:
         raise DmspError(
             f"psf_size={size} must be odd, at least 3, and at most a quarter of the image's "
             f"shorter side of {min(shape)} pixels."
         )
-    return size
+    return int(size)

@@ -355,7 +355,7 @@ def estimate_memory(settings: dict[str, Any], given: Input) -> int:
 def evaluations(given: Input, schedule: Schedule) -> int:
     """Return how often the chosen solver evaluates the denoiser."""
     default = SGD_ITERATIONS if given.literal else schedule.iterations
-    return given.options.iterations or default
+    return int(given.options.iterations or default)
 
 
 def describe(given: Input, iterations: int) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
     finish = evaluations(given, BLURRED)
     if given.literal:
         # The published descent ends with both; only colours need a second one.
-        search = given.options.iterations or SGD_BLIND
+        search = int(given.options.iterations or SGD_BLIND)
         finish = finish if given.observed.shape[1] == 3 else 0
     grey = _luminance(given.observed)
     model = given.model
