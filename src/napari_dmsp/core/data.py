@@ -97,20 +97,9 @@ class Gaussian:
     ) -> Fit:
         """Minimise ``sum w (A x - y)^2 / sigma^2 + c |x - v|^2`` by conjugate gradients.
 
-        Parameters
-        ----------
-        v : Tensor
-            Image (B, C, *space).
-        c : float
-            Its weight.
-        start : Tensor, optional
-            ``correction`` of a similar fit.
-        tolerance : float
-            Root mean square error of the image at which to stop.
-        rough : int, optional
-            Steps that do, where `Operator.rough_steps` agrees.
-        steps : int
-            Most steps.
+        They start from the ``correction`` of a similar fit, and stop within the tolerance, a root
+        mean square error of the image (B, C, *space), after ``rough`` steps where
+        `Operator.rough_steps` agrees, or after the most steps.
         """
         operator, weights = self.operator, self.weights
         c = c * self.sigma**2

@@ -140,22 +140,12 @@ def patch_sigma(
     hold most of the image. Where there is little texture, the others hold noise only. The
     components are found twice, the second time from the quieter half.
 
-    Parameters
-    ----------
-    y : Tensor
-        Images with the same noise level everywhere.
-    observed : ndarray, optional
-        One period (h, w) of a mosaic, False where it has no pixel.
-    weights : Tensor, optional
-        0 in gaps. Patches that touch one are left out.
+    ``observed`` is one period (h, w) of a mosaic, False where it has no pixel; weights are 0 in
+    gaps, and patches that touch one are left out. Where gaps leave no patches, nearest neighbours
+    of one place of the period are compared: more than the noise.
 
-    Returns
-    -------
-    float
-        Never less than `FLOOR`. For mosaics of photographs on a scale of 255 the average estimate
-        is 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10. Where gaps
-        leave no patches, nearest neighbours of one place of the period are compared: more than the
-        noise.
+    The estimate is never less than `FLOOR`. For mosaics of photographs on a scale of 255 it is, on
+    average, 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10.
 
     References
     ----------
