@@ -104,7 +104,8 @@ class RunPanel(Panel):
         self._told = 0.0
         self._reported: tuple[Any, ...] = ()
         self._followed: set[Layer] = set()
-        self._seconds_per_megapixel: float | None = None
+        # Seconds per megapixel and evaluation, as measured, by the device.
+        self._measured: dict[str, float] = {}
         self.script = ""
         super().__init__(napari_viewer)
         layout = self.native.layout()
@@ -503,7 +504,7 @@ class RunPanel(Panel):
     def _forecast(self, call: Call) -> str:
         selection, settings, ahead = call.selection, call.settings, forecast(call.plan)
         kind = "grey" if selection.colours is None else "colour"
-        measured = self._seconds_per_megapixel
+        measured = self._measured.get(settings.device)
         seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.megapixels * ahead.evaluations
         count, in_all = (f"{ahead.planes} planes of ", " in all") if ahead.planes > 1 else ("", "")
         labels = selection.axis_labels
@@ -576,7 +577,8 @@ class RunPanel(Panel):
             # A search for the PSF has quicker evaluations than the restoration.
             ahead = forecast(self._call.plan)
             each = done.about["seconds"] / done.about["evaluations"]
-            self._seconds_per_megapixel = each / ahead.megapixels * ahead.planes
+            device = self._call.settings.device
+            self._measured[device] = each / ahead.megapixels * ahead.planes
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
