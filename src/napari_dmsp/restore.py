@@ -52,8 +52,9 @@ def _public(kind: type[Settings]) -> Restore:
 
 
 def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Restoration:
-    """Restore a stack plane by plane, as all faces do."""
-    axes = Axes.of(stack.shape, settings.channel_axis, space=settings.space)
+    """Restore a stack plane by plane, or volume by volume, as all faces do."""
+    names = "tczyx"[-stack.ndim :] if settings.space == 3 and stack.ndim <= 5 else ""
+    axes = Axes.of(stack.shape, settings.channel_axis, names, settings.space)
     plan = Plan.of(settings, stack, axes)
     restored = restore_array(plan, callback)
     planes = [restored.planes.get(plane) for plane in plan.axes.planes]

@@ -31,6 +31,8 @@ CPU_TILE = 2152
 # that stays while the network runs; of the network, for a pixel; of all else, as torch. Measured.
 PIXEL_BYTES, CHANNEL_BYTES, STAYS = 63, 40, 0.7
 FEATURE_BYTES = 240
+# The same of volumes, for a voxel of all that light came from.
+VOXEL_BYTES = 100
 BASE_BYTES = 350_000_000
 # Side of the parts into which the planes of zarr arrays are cut, and the least of it, in pixels of
 # the result. What a part sees of its neighbours, beside half the point spread function: with less
@@ -54,6 +56,11 @@ def spans(size: int, tile: int) -> list[Span]:
         count += 1
     begins = range(0, size - OVERLAP, step)
     return [(begin, min(begin + step + OVERLAP, size)) for begin in begins]
+
+
+def volume_bytes(shape: tuple[int, ...], psf_shape: tuple[int, ...]) -> int:
+    """Estimate the greatest memory of the restoration of a volume, besides `BASE_BYTES`."""
+    return VOXEL_BYTES * math.prod(n + k - 1 for n, k in zip(shape, psf_shape, strict=True))
 
 
 def memory_bytes(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..settings import Photons
-from ..windows import memory_bytes
+from ..windows import memory_bytes, volume_bytes
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
 from .inputs import Input, Reference
@@ -325,10 +325,14 @@ def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
 
 def estimate_memory(settings: dict[str, Any], given: Input) -> int:
     """Return the bytes that a run takes, besides torch itself."""
+    if len(given.shape) == 3:
+        return volume_bytes(given.shape, tuple(settings["psf_shape"]))
     scale = settings.get("scale", 1)
-    shape = tuple(round(n * scale) for n in given.shape)
+    height, width = (round(n * scale) for n in given.shape)
     channels = 3 if settings["task"] == "demosaic" else math.prod(given.observed.shape[:2])
-    return memory_bytes(shape, channels, given.tile, bytes_per_pixel(given.model.denoiser))
+    return memory_bytes(
+        (height, width), channels, given.tile, bytes_per_pixel(given.model.denoiser)
+    )
 
 
 def evaluations(given: Input, schedule: Schedule) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..priors import is_fluorescence
-from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
+from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans, volume_bytes
 from .parts import Plan, magnification
 
 # Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
@@ -45,11 +45,16 @@ def forecast(plan: Plan) -> Forecast:
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
     depth = 1 if plan.axes.depth is None else plan.axes.shape[plan.axes.depth]
+    if plan.axes.depth is None:
+        memory = memory_bytes(largest, channels, tile)
+    else:
+        psf = np.shape(getattr(task, "psf", ()))[-3:]
+        memory = volume_bytes((depth, *largest), psf)
     return Forecast(
         planes,
         sum(heights) * sum(widths) * depth * planes / 1e6,
         _count_evaluations(plan),
-        BASE_BYTES + memory_bytes(largest, channels * depth, tile),
+        BASE_BYTES + memory,
         math.prod(len(spans(n, tile or n)) for n in largest),
     )
 
