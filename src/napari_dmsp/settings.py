@@ -299,7 +299,7 @@ class Settings:
         known = {each.name for each in fields(cls)}
         unknown = sorted(set(options) - known)
         if unknown:
-            raise TypeError(f"{cls.task}() got unexpected arguments: {', '.join(unknown)}")
+            raise TypeError(f"{cls.__name__} got unexpected arguments: {', '.join(unknown)}")
         return cls(**options)
 
     @property

@@ -213,7 +213,8 @@ class Plan:
         axes, shape = self.axes, self.mask.shape
         shared = shape == axes.size or (axes.depth is not None and len(shape) < len(axes.shape))
         if shared:
-            window = tuple(window[axis] for axis in axes.last[-len(shape) :])
+            space = [axis for axis in axes.last if axis != axes.colours]
+            window = tuple(window[axis] for axis in space[-len(shape) :])
         elif len(shape) < len(axes.shape):
             window = _without(window, axes.colours)
         return Readers(axes, pixels, self.mask.reader(window), shared)
