@@ -6,32 +6,27 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .core.inputs import take_array
 from .core.job import Restoration, run
-from .core.solvers import State
 from .core.tasks import prepare_task as prepare
 from .plan import Axes, Plan, restore_array
 from .settings import TASKS, Settings, options
 
 _CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
-
-
-class Restore(Protocol):
-    """A public function, whose options are those of its task's settings."""
-
-    def __call__(
-        self,
-        image: ArrayLike,
-        *arguments: Any,
-        callback: Callable[[State], bool | None] | None = None,
-        **options: Any,
-    ) -> Restoration:
-        """Restore an image."""
+_RAISES = """Raises
+------
+DmspError
+    For input that cannot be restored; the message says what to change."""
+_REFERENCES = """References
+----------
+.. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+   NIPS 2017, arXiv:1709.03749."""
+# A public function, whose options are those of its task's settings.
+Restore = Callable[..., Restoration]
 
 
 def _public(kind: type[Settings]) -> Restore:
@@ -68,38 +63,30 @@ def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Re
 
 def _signature(kind: type[Settings]) -> inspect.Signature:
     """Return the image, the option that needs no name, the others, and the callback."""
-    anywhere, named = (
-        partial(inspect.Parameter, kind=form)
-        for form in (
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            inspect.Parameter.KEYWORD_ONLY,
-        )
-    )
-    parameters = [anywhere(kind.takes[0])]
+    make = inspect.Parameter
+    parameters = [make(kind.takes[0], make.POSITIONAL_OR_KEYWORD)]
     listed = [each for each, _ in options(kind)]
     for each in sorted(listed, key=lambda each: each.name != kind.positional):
-        make = anywhere if each.name == kind.positional else named
-        default = inspect.Parameter.empty if each.default is MISSING else each.default
-        parameters.append(make(each.name, default=default))
-    parameters.append(named("callback", default=None))
+        form = make.POSITIONAL_OR_KEYWORD if each.name == kind.positional else make.KEYWORD_ONLY
+        default = make.empty if each.default is MISSING else each.default
+        parameters.append(make(each.name, form, default=default))
+    parameters.append(make("callback", make.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters, return_annotation=Restoration)
 
 
 def _document(kind: type[Settings]) -> str:
     """Put the options into the docstring of a task, as parameters."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    summary, rest = text.split("\n\n", 1)
-    name, form = kind.takes
-    parameters = [(name, "array_like", form)]
+    summary, returned, *others = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    parameters = [(kind.takes[0], "array_like", kind.takes[1])]
     for each, about in options(kind):
         parameters.append((each.name, about.kind, f"{about.explain('By default')} {about.more}"))
     parameters.append(("callback", "callable, optional", _CALLBACK))
-    lines = [
-        f"{name} : {form}\n" + textwrap.fill(about, 92, initial_indent=tab, subsequent_indent=tab)
-        for tab in (" " * 4,)
+    listed = "\n".join(
+        f"{name} : {form}\n{textwrap.indent(textwrap.fill(about, 88), ' ' * 4)}"
         for name, form, about in parameters
-    ]
-    return f"{summary}\n\nParameters\n----------\n" + "\n".join(lines) + f"\n\n{rest}\n"
+    )
+    sections = [f"Parameters\n----------\n{listed}", returned, _RAISES, *others, _REFERENCES]
+    return "\n\n".join([summary, *sections]) + "\n"
 
 
 _FUNCTIONS = {task: _public(kind) for task, kind in TASKS.items()}

@@ -67,8 +67,8 @@ for make in (samples.nuclei, samples.colour_photograph, samples.grey_photograph)
     for data, options, kind in make():
         viewer.add_image(data, **options)
 assert not found and "torch" not in sys.modules
-from napari_dmsp._viewer import deblur, demosaic, superres, train
-panels = [deblur.DeblurPanel, demosaic.DemosaicPanel, superres.SuperresPanel, train.TrainPanel]
+from napari_dmsp._viewer import panel as run, train
+panels = [run.DeblurPanel, run.DemosaicPanel, run.SuperresPanel, train.TrainPanel]
 panels = [panel(viewer) for panel in panels]
 panels[0].inputs.sigma.value = "3"
 for thread in threading.enumerate():
@@ -257,6 +257,19 @@ def test_stale_lines_go(qtbot, viewer, fake_prior, open_panel, grey_image):
     assert panel._plan.value == "Nothing is drawn in 'drawn'."
     viewer.layers["drawn"].add_rectangles([[2, 3], [2, 22], [11, 22], [11, 3]])
     assert panel._plan.value.startswith("10 × 20")
+
+
+def test_a_measured_speed_is_that_of_its_device(qtbot, viewer, fake_prior, open_panel, grey_image):
+    viewer.add_image(grey_image, name="step")
+    panel = open_panel()
+    panel.run()
+    finish(qtbot, panel)
+    assert set(panel._measured) == {"cpu"}
+    panel._measured["cpu"] = 1e9
+    panel.refresh()
+    assert "days" in panel._plan.value
+    panel.advanced.device.value = "cuda"
+    assert "days" not in panel._plan.value
 
 
 def test_a_slider_beyond_the_image_is_told(viewer, open_panel, grey_image):

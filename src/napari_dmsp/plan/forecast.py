@@ -21,58 +21,46 @@ LOOKED_AT = 512
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan will take.
+    """What a plan will take."""
 
-    Attributes
-    ----------
-    planes : int
-        How many there are.
-    megapixels : float
-        Of the result, margins that are restored too among them, all planes together.
-    evaluations : int
-        Of the prior, for a plane, once the point spread function is known.
-    memory : int
-        Greatest memory of a part, with torch, in bytes.
-    tiles : int
-        Into which a part is cut for the prior.
-    """
-
+    # Number of planes.
     planes: int
+    # Size of the result, all planes together, margins that are restored too among them.
     megapixels: float
+    # Evaluations of the prior for a plane, once the point spread function is known.
     evaluations: int
+    # Greatest memory of a part, with torch, in bytes.
     memory: int
+    # Number of tiles into which a part is cut for the prior.
     tiles: int
 
 
 def forecast(plan: Plan) -> Forecast:
     """Return what a plan will take; it looks at the middle of a plane, if that is in memory."""
-    task, grid, scale = plan.task, plan.grid, magnification(plan.task)
-    height, width = (round(n * scale) for n in grid.largest)
+    task, scale, planes = plan.task, magnification(plan.task), len(plan.axes.planes)
+    heights, widths = (
+        [round(n * scale) for n in lines.lengths] for lines in (plan.grid.rows, plan.grid.columns)
+    )
+    largest = max(heights), max(widths)
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
     depth = 1 if plan.axes.depth is None else plan.axes.shape[plan.axes.depth]
     if plan.axes.depth is None:
-        memory = memory_bytes((height, width), channels, tile)
+        memory = memory_bytes(largest, channels, tile)
     else:
-        psf = np.shape(getattr(task, "psf", ()))[-3:]
-        memory = volume_bytes((depth, height, width), psf)
-    pixels = sum(
-        math.prod(round((b - a) * scale) for a, b in (rows, columns))
-        for rows in grid.rows.windows
-        for columns in grid.columns.windows
-    )
+        memory = volume_bytes((depth, *largest), np.shape(getattr(task, "psf", ()))[-3:])
     return Forecast(
-        len(plan.axes.planes),
-        pixels * depth * len(plan.axes.planes) / 1e6,
+        planes,
+        sum(heights) * sum(widths) * depth * planes / 1e6,
         _count_evaluations(plan),
         BASE_BYTES + memory,
-        math.prod(len(spans(n, tile or n)) for n in (height, width)),
+        math.prod(len(spans(n, tile or n)) for n in largest),
     )
 
 
 def _count_evaluations(plan: Plan) -> int:
     """Return how often the prior is evaluated for a plane, once its PSF is known."""
-    task, usual = plan.task, EVALUATIONS["deblur"]
+    task = plan.task
     if task.iterations is not None:
         return task.iterations
     if plan.axes.depth is not None:
@@ -81,7 +69,7 @@ def _count_evaluations(plan: Plan) -> int:
         return DESCENT_EVALUATIONS
     if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
         return FLUORESCENCE_EVALUATIONS
-    return EVALUATIONS.get(task.task, usual)
+    return EVALUATIONS.get(task.task, EVALUATIONS["deblur"])
 
 
 def _looks_dark(plan: Plan) -> bool:
