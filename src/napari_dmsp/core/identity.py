@@ -17,10 +17,10 @@ import torch
 def fingerprint(value: Any) -> str:
     """Return a hash that is the same in every process for a callable that computes the same.
 
-    Functions are their code, attributes, defaults, closures and the globals that they name, and what
+    Functions are their code, attributes, defaults, closures, the globals that they name, and what
     they name of modules; objects are their class and their state, networks with all parameters and
-    buffers; installed packages are their version. What cannot be looked into, such as a file or a lock, gives a random one: it is
-    equal to nothing, itself included.
+    buffers; installed packages are their version. What cannot be looked into, such as a file or a
+    lock, gives a random one: it is equal to nothing, itself included.
 
     Parameters
     ----------
