@@ -24,7 +24,7 @@ PATTERNS = (
     *("quad-RGGB", "quad-BGGR", "quad-GRBG", "quad-GBRG"),
     "X-Trans",
 )
-MAX_SCALE = 8
+MAX_SCALE, MAX_ITERATIONS = 8, 1_000_000
 # The mask that is made from the image itself: NaN, infinite and saturated pixels.
 AUTO_MASK = "auto"
 # Words for no limit of the tiles, in the shell and in the panels; Python says None.
@@ -238,7 +238,7 @@ class Settings:
         flag="--iterations",
         auto="24, 36 for fluorescence, 30 for superres; 300 for sgd",
         parse=int,
-        limits=(1, 1_000_000),
+        limits=(1, MAX_ITERATIONS),
     )
     background: Any = option(
         None,
@@ -294,9 +294,13 @@ class Settings:
         if self.iterations is not None and (
             isinstance(self.iterations, bool)
             or not self.iterations >= 1
+            or self.iterations > MAX_ITERATIONS
             or self.iterations != int(self.iterations)
         ):
-            raise DmspError(f"iterations={self.iterations} must be a whole number, at least 1.")
+            raise DmspError(
+                f"iterations={self.iterations} must be a whole number, at least 1 and at most "
+                f"{MAX_ITERATIONS}."
+            )
         if not -(2**63) <= self.seed < 2**63:
             raise DmspError(f"seed={self.seed} must fit into 64 bits.")
         noise = self.noise

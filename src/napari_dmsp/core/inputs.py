@@ -405,7 +405,8 @@ def _read_mask(mask: ArrayLike, image: NDArray[Any], channel_axis: int | None) -
     if channel_axis is not None and -len(plane) <= channel_axis < len(plane):
         del plane[channel_axis]
     if gaps.shape != tuple(plane):
-        raise DmspError(f"mask has shape {gaps.shape}; expected {tuple(plane)} or {image.shape}.")
+        fitting = " or ".join(dict.fromkeys(map(str, (tuple(plane), image.shape))))
+        raise DmspError(f"mask has shape {gaps.shape}; expected {fitting}.")
     channels = 1 if channel_axis is None else image.shape[channel_axis]
     return np.broadcast_to(gaps, (channels, *plane))
 
