@@ -16,7 +16,7 @@ FLOORS = [
     {"core", "files"},
     {"plan", "training"},
     {"cluster", "restore"},
-    {"scale", "demo"},
+    {"scale", "demo", "psf_text"},
     {"batch"},
     {"cli", "_viewer"},
 ]

@@ -162,7 +162,7 @@ class Task:
         return Plan.of(
             self.settings,
             pixels,
-            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim]),
+            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], self.settings.space),
             survey=self.survey,
             dtype=np.float32 if self.floats else "input",
         )
@@ -203,6 +203,11 @@ def find_images(sources: Iterable[str]) -> list[Path]:
     """
     found = (path for source in sources for path in _find(source))
     return list({os.path.abspath(path): path for path in found}.values())
+
+
+def first_image(sources: Sequence[str], target: str) -> Path:
+    """Return the image, or the first one, that sources mean."""
+    return Path(sources[0]) if is_stack(sources, target) else find_images(sources)[0]
 
 
 def plan_batch(

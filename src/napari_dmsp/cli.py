@@ -14,17 +14,14 @@ from dataclasses import MISSING
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .errors import DmspError, on_one_line
+from .psf_text import bead_file, make_psf
 from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse
 from .windows import PART
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 app = typer.Typer(
     help="Restore images with deep mean-shift priors.",
@@ -347,10 +344,15 @@ def _restore(
         for name, text in given.items()
     }
     named = [Path(given[name]) for name in ("mask", "psf") if name in given]
+    if beads := bead_file(given.get("psf", "")):
+        named.append(beads)
     if values.get("mask") not in (None, AUTO_MASK):
         values["mask"] = read_mask(Path(values["mask"]))
     if "psf" in values:
-        values["psf"] = _make_psf(values["psf"])
+        psf, warnings = make_psf(values["psf"], lambda: batch.first_image(sources, target))
+        values["psf"] = psf
+        for text in warnings:
+            typer.echo(f"Warning: {on_one_line(text)}", err=True)
     task = batch.Task(
         kind.of(**values),
         floats=dtype is OutputDtype.float32,
@@ -384,26 +386,3 @@ def _restore(
 def _record(given: dict[str, Any]) -> dict[str, Any]:
     """Note what was typed, and where relative names begin."""
     return {"working_directory": str(Path.cwd()), "options": given}
-
-
-def _make_psf(text: str) -> NDArray[np.floating[Any]]:
-    """Make the PSF that ``--psf`` asks for."""
-    from .core.psf import gaussian_psf, motion_psf
-    from .files import read_psf
-
-    shape, _, numbers = text.partition(":")
-    if shape not in ("gaussian", "motion") or not numbers:
-        return read_psf(Path(text))
-    try:
-        values = [float(n) for n in numbers.split(",")]
-        if shape == "gaussian":
-            (sigma,) = values
-            return gaussian_psf(sigma)
-        length, angle = values
-        return motion_psf(length, angle)
-    except DmspError as error:
-        raise DmspError(f"psf {text}: {error}") from None
-    except ValueError:
-        raise DmspError(
-            f"psf {text} is not understood; write it like gaussian:1.5 or motion:20,45."
-        ) from None

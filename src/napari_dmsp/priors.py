@@ -66,8 +66,9 @@ def is_fluorescence(values: NDArray[Any]) -> bool:
 
 
 def block_means(plane: NDArray[Any]) -> NDArray[Any]:
-    """Average (H, W) over blocks of pixels that blur makes alike: noise widens the range."""
-    height, width = (n // BLOCK for n in plane.shape)
-    blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    means: NDArray[Any] = blocks.mean((1, 3))
+    """Average (..., H, W) over blocks of pixels that blur makes alike: noise widens the range."""
+    height, width = (n // BLOCK for n in plane.shape[-2:])
+    cut = plane[..., : height * BLOCK, : width * BLOCK]
+    blocks = cut.reshape(*plane.shape[:-2], height, BLOCK, width, BLOCK)
+    means: NDArray[Any] = blocks.mean((-3, -1))
     return means

@@ -328,6 +328,11 @@ class Settings:
         """Whether the point spread function is unknown, and is to be found."""
         return self.finds_psf and getattr(self, "psf", None) is None
 
+    @property
+    def space(self) -> int:
+        """How many axes of an image are restored together: 2, or 3 for volumes."""
+        return 2
+
     def replace(self, **changes: Any) -> Self:
         """Return settings with some changed."""
         return replace(self, **changes)
@@ -390,7 +395,7 @@ def _psf(help: str, auto: str) -> Any:
         label="PSF",
         flag="--psf",
         auto=auto,
-        metavar="FILE|gaussian:S|motion:L,A",
+        metavar="FILE|gaussian:S|motion:L,A|widefield:na=N,wavelength=W|bead:FILE",
         more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin "
         "is the central pixel, of even sides the central one that is nearest to the mass; one in "
         "the first pixel is moved there. A background is subtracted, and said in the warnings.",
@@ -401,6 +406,8 @@ def _psf(help: str, auto: str) -> Any:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Deblur(Settings):
     """Deblur an image; the point spread function and the noise level may be unknown.
+
+    With a point spread function of three axes, an image (Z, Y, X) is restored as a volume.
 
     Returns
     -------
@@ -433,7 +440,8 @@ class Deblur(Settings):
     finds_psf = True
 
     psf: Any = _psf(
-        "Point spread function, of any size up to the image's.",
+        "Point spread function, of any size up to the image's; or with three axes, (Z, Y, X), to "
+        "restore volumes, and with four, one for each channel.",
         "found in the image, which must be at least 64 x 64 pixels",
     )
     psf_size: int | None = option(
@@ -455,6 +463,13 @@ class Deblur(Settings):
             raise DmspError(
                 f"psf_size={self.psf_size} is for an unknown PSF; give it or psf, not both."
             )
+
+    @property
+    def space(self) -> int:
+        """3 where the PSF is a volume, or one for each channel."""
+        import numpy as np  # Late: the shell's help must come at once.
+
+        return 2 if self.psf is None or np.ndim(self.psf) < 3 else 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -174,9 +174,9 @@ class Input:
         return self.observed if self.kept is None else self.kept * self.observed
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.observed.shape[-2], self.observed.shape[-1]
+    def shape(self) -> tuple[int, ...]:
+        """Height and width, or depth, height and width."""
+        return tuple(self.observed.shape[2:])
 
     @property
     def literal(self) -> bool:
@@ -196,11 +196,30 @@ class Input:
             return ShotLine.of(noise, self.units.low, self.units.scale)
         return None if noise is None else noise / self.units.scale
 
+    @property
+    def least(self) -> float:
+        """Least value of what is not negative in the user's units, on the scale of the prior."""
+        given = self.options["background"]
+        return ((0.0 if given is None else given) - self.units.low) / self.units.scale
+
+    def divided(self, factor: float) -> Input:
+        """Return the same on a scale where the range is ``factor`` times as large."""
+        units = replace(self.units, scale=self.units.scale * factor)
+        return replace(self, observed=self.observed / factor, units=units)
+
 
 def read_input(
-    image: ArrayLike, options: Options, *, mosaic: bool = False, white: float | None = None
+    image: ArrayLike,
+    options: Options,
+    *,
+    mosaic: bool = False,
+    white: float | None = None,
+    volume: bool = False,
 ) -> Input:
-    """Check an image and the shared options; a mosaic is one plane that becomes a colour image."""
+    """Check an image and the shared options.
+
+    A mosaic is one plane that becomes a colour image; a volume has planes along its first axis.
+    """
     unknown = set(options) - set(DEFAULTS)
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
@@ -210,9 +229,10 @@ def read_input(
     check_options(options)
     axis = options["channel_axis"]
     image = take_array(image, "image")
-    mask = check_mask(options["mask"], image, axis)
+    space = 3 if volume else 2
+    mask = check_mask(options["mask"], image, axis, space)
     reference = options["reference"]
-    values = check_image(image, axis, mask, constant=reference is not None)
+    values = check_image(image, axis, mask, constant=reference is not None, space=space)
     target = pick_device(options["device"])
     if reference is not None:
         fluorescence = reference.fluorescence
@@ -232,7 +252,7 @@ def read_input(
             options["background"],
             model.channels == 1,
             white,
-            fluorescence,
+            fluorescence or volume,
         )
     )
     warnings = _check_precision(values, units)
@@ -363,9 +383,9 @@ def bad_pixels(image: ArrayLike) -> NDArray[np.bool_]:
 
 
 def check_mask(
-    mask: ArrayLike | str | None, image: ArrayLike, channel_axis: int | None
+    mask: ArrayLike | str | None, image: ArrayLike, channel_axis: int | None, space: int = 2
 ) -> NDArray[np.bool_] | None:
-    """Return the mask as (C, H, W), True in gaps; None without gaps.
+    """Return the mask as (C, *space), True in gaps; None without gaps.
 
     Those that a masked array brings along are gaps, too; "auto" stands for `bad_pixels`.
     """
@@ -374,21 +394,23 @@ def check_mask(
     if isinstance(mask, str):
         if mask != AUTO_MASK:
             raise DmspError(f"mask={mask!r} is unknown; give an array, or 'auto'.")
-        gaps = _move_channels(bad_pixels(image), channel_axis)
+        gaps = _move_channels(bad_pixels(image), channel_axis, space)
     elif mask is not None:
-        gaps = _read_mask(mask, image, channel_axis)
+        gaps = _read_mask(mask, image, channel_axis, space)
     if isinstance(image, np.ma.MaskedArray):
-        hidden = _move_channels(np.ma.getmaskarray(image), channel_axis)
+        hidden = _move_channels(np.ma.getmaskarray(image), channel_axis, space)
         gaps = hidden if gaps is None else gaps | hidden
     if gaps is None or not gaps.any():
         return None
-    if gaps.all(axis=(-2, -1)).any():
+    if gaps.all(axis=tuple(range(1, gaps.ndim))).any():
         raise DmspError("mask leaves no pixel of the image; True means missing.")
     return gaps
 
 
-def _read_mask(mask: ArrayLike, image: NDArray[Any], channel_axis: int | None) -> NDArray[np.bool_]:
-    """Return a mask that is given as an array, of the image or of a plane of it, as (C, H, W)."""
+def _read_mask(
+    mask: ArrayLike, image: NDArray[Any], channel_axis: int | None, space: int
+) -> NDArray[np.bool_]:
+    """Return a mask that is given as an array, of the image or of a plane of it, as (C, *space)."""
     given = take_array(mask, "mask")
     # What is masked in a mask is not known to be good.
     marks = np.ma.getdata(given)
@@ -400,10 +422,12 @@ def _read_mask(mask: ArrayLike, image: NDArray[Any], channel_axis: int | None) -
         )
     gaps = marks.astype(bool) | np.ma.getmaskarray(given)
     if gaps.shape == image.shape and channel_axis is not None:
-        return _move_channels(gaps, channel_axis)
+        return _move_channels(gaps, channel_axis, space)
     plane = list(image.shape)
     if channel_axis is not None and -len(plane) <= channel_axis < len(plane):
         del plane[channel_axis]
+    if space == 3 and gaps.shape == tuple(plane[1:]):
+        gaps = np.broadcast_to(gaps, plane)
     if gaps.shape != tuple(plane):
         fitting = " or ".join(dict.fromkeys(map(str, (tuple(plane), image.shape))))
         raise DmspError(f"mask has shape {gaps.shape}; expected {fitting}.")
@@ -411,13 +435,17 @@ def _read_mask(mask: ArrayLike, image: NDArray[Any], channel_axis: int | None) -
     return np.broadcast_to(gaps, (channels, *plane))
 
 
-def _move_channels(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
-    """Return an image as (C, H, W), or raise a `DmspError` for other shapes."""
+def _move_channels(array: NDArray[Any], channel_axis: int | None, space: int = 2) -> NDArray[Any]:
+    """Return an image as (C, *space), or raise a `DmspError` for other shapes."""
     if array.size == 0:
         raise DmspError(f"the image is empty, its shape is {array.shape}.")
+    if space == 3:
+        return _check_volume(array, channel_axis)
     expected = 2 if channel_axis is None else 3
     if array.ndim != expected:
         hint = "; give channel_axis=-1 for colour" if array.ndim == 3 else ""
+        if array.ndim == 3 and channel_axis is None:
+            hint += ", or a psf with three axes to restore a volume"
         raise DmspError(
             f"image shape {array.shape} has {array.ndim} axes, expected {expected}{hint}."
         )
@@ -434,23 +462,39 @@ def _move_channels(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any
     return array
 
 
+def _check_volume(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
+    """Return (Z, Y, X) as (1, Z, Y, X), or raise a `DmspError` that says what to do."""
+    if array.ndim == 2:
+        raise DmspError(
+            f"the psf has three axes, the image of shape {array.shape} is a plane; use the focal "
+            "plane of the psf, psf[psf.shape[0] // 2], or give the whole stack."
+        )
+    if array.ndim != 3 or channel_axis is not None:
+        raise DmspError(
+            f"image shape {array.shape} is not (Z, Y, X) as a psf with three axes needs it; "
+            "restore channels and time points one by one."
+        )
+    return array[None]
+
+
 def check_image(
     image: ArrayLike,
     channel_axis: int | None,
     mask: NDArray[np.bool_] | None = None,
     constant: bool = False,
+    space: int = 2,
 ) -> NDArray[np.float64]:
-    """Return the image as (C, H, W) float64, with the gaps that the mask marks filled.
+    """Return the image as (C, *space) float64, with the gaps that the mask marks filled.
 
     ``constant`` says whether all pixels may be the same.
     """
     array = np.ma.getdata(take_array(image, "image"))
     if array.dtype.kind not in "buif":
         raise DmspError(f"image dtype {array.dtype} is not a real number; convert it first.")
-    array = _move_channels(array, channel_axis)
-    if min(array.shape[1:]) < MIN_SIDE:
+    array = _move_channels(array, channel_axis, space)
+    if min(array.shape[-2:]) < MIN_SIDE:
         raise DmspError(
-            f"the image is {array.shape[1]} x {array.shape[2]} pixels; at least "
+            f"the image is {array.shape[-2]} x {array.shape[-1]} pixels; at least "
             f"{MIN_SIDE} x {MIN_SIDE} are needed."
         )
     with np.errstate(over="ignore"):
@@ -497,9 +541,11 @@ def check_psf(
     Parameters
     ----------
     psf : array_like
-        (kh, kw); see `napari_dmsp.core.psf.clean_psf`. What a masked array masks counts as 0.
+        (kh, kw) or (kd, kh, kw); see `napari_dmsp.core.psf.clean_psf`. What a masked array masks
+        counts as 0.
     shape : tuple of int
-        Height and width of the restored image.
+        Height and width of the restored image, or depth, height and width; along the depth, a psf
+        may be longer.
     warnings : list of str, optional
         Gets sentences for the user.
     scale : int, optional
@@ -507,12 +553,13 @@ def check_psf(
     """
     given = take_array(psf, "psf")
     kernel = np.ma.getdata(given)
-    if kernel.ndim != 2 or kernel.size == 0 or kernel.dtype.kind not in "buif":
+    if kernel.ndim != len(shape) or kernel.size == 0 or kernel.dtype.kind not in "buif":
         raise DmspError(
-            f"psf has shape {kernel.shape} and dtype {kernel.dtype}; expected 2-D real numbers."
+            f"psf has shape {kernel.shape} and dtype {kernel.dtype}; expected {len(shape)}-D real "
+            "numbers."
         )
     kernel = np.where(np.ma.getmaskarray(given), 0, kernel).astype(np.float64)
-    if kernel.shape[0] > shape[0] or kernel.shape[1] > shape[1]:
+    if len(shape) == 2 and (kernel.shape[0] > shape[0] or kernel.shape[1] > shape[1]):
         raise DmspError(
             f"psf of {kernel.shape[0]} x {kernel.shape[1]} pixels is larger than the image of "
             f"{shape[0]} x {shape[1]}; crop the psf or use a larger image."

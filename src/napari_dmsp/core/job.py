@@ -29,6 +29,7 @@ from .solvers import (
     SHARP,
     Schedule,
     State,
+    View,
     anneal,
     descend,
 )
@@ -61,6 +62,12 @@ class Problem:
         How the noise grows with light, if the samples are weighted for it.
     gains : tuple of float, optional
         Of the colours of the samples, where they are encoded.
+    view : callable, optional
+        How the prior is shown estimates, see `anneal`.
+    start : Tensor, optional
+        A first estimate.
+    least : float
+        Least value of an estimate.
     """
 
     data: Gaussian
@@ -72,6 +79,9 @@ class Problem:
     slope: float = 1.0
     shot: ShotLine | None = None
     gains: tuple[float, float, float] | None = None
+    view: View | None = None
+    start: Tensor | None = None
+    least: float = -math.inf
 
     @classmethod
     def of(
@@ -80,6 +90,7 @@ class Problem:
         operator: Operator,
         schedule: Schedule | None = None,
         line: ShotLine | None = None,
+        light: Tensor | None = None,
     ) -> Problem:
         """State the problem of an operator that makes an image like the user's.
 
@@ -93,6 +104,8 @@ class Problem:
             By default one for what the operator does to details.
         line : ShotLine, optional
             How the noise grows with light; by default as the user says.
+        light : Tensor, optional
+            A first guess of the light of every sample; by default the smoothed observation.
         """
         y, kept, sharp = given.observed, given.kept, is_sharp(operator, given.observed)
         schedule = schedule or (SHARP if sharp else BLURRED)
@@ -100,7 +113,8 @@ class Problem:
             line = given.noise
         if line is None:
             return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
-        data = PoissonGaussian.of(operator, y, kept, line.variance, smooth(y), line.scale)
+        light = smooth(y) if light is None else light
+        data = PoissonGaussian.of(operator, y, kept, line.variance, light, line.scale)
         data = replace(data, reweighted=not sharp)
         return cls(data, schedule, shot=replace(line, scale=data.scale))
 
@@ -120,7 +134,15 @@ class Problem:
                 data, given.model, schedule, dae_sigma=level, bounds=bounds, generator=generator
             )
         else:
-            found = anneal(data, given.model, schedule, generator=generator)
+            found = anneal(
+                data,
+                given.model,
+                schedule,
+                view=self.view,
+                start=self.start,
+                least=self.least,
+                generator=generator,
+            )
         for state in found:
             image = state.image if self.decode is None else self.decode(state.image)
             noise, residual = state.noise_sigma / self.slope, state.residual / self.slope
@@ -325,7 +347,7 @@ def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
 def estimate_memory(settings: dict[str, Any], given: Input) -> int:
     """Return the bytes that a run takes, besides torch itself."""
     scale = settings.get("scale", 1)
-    shape = round(given.shape[0] * scale), round(given.shape[1] * scale)
+    shape = tuple(round(n * scale) for n in given.shape)
     channels = 3 if settings["task"] == "demosaic" else math.prod(given.observed.shape[:2])
     return memory_bytes(shape, channels, given.tile, bytes_per_pixel(given.model.denoiser))
 

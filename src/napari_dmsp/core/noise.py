@@ -309,6 +309,12 @@ class ShotLine:
         """Return the variance of samples by the light that they have on average."""
         return (self.slope * light + self.offset).clamp(min=self.floor)
 
+    def divided(self, factor: float) -> ShotLine:
+        """Return the line of samples that are divided by a factor."""
+        scale = None if self.scale is None else self.scale / factor
+        squared = factor**2
+        return ShotLine(self.slope / factor, self.offset / squared, self.floor / squared, scale)
+
 
 def smooth(y: Tensor) -> Tensor:
     """Return the light of every sample, nearly without noise."""

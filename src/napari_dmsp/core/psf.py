@@ -206,7 +206,8 @@ def clean_psf(
       the sides, e, tell a constant from a halo: one that falls like 1/r^2, or faster, has
       ``d c <= e`` in d dimensions. What is left, ``(d c - e) / (d - 1)``, is subtracted if it is
       more than half of e, half of the pixels are at most 15 % of the peak above it, and it holds
-      more than 1 % of the sum. It is no more than the darkest twentieth of the pixels allow.
+      more than 1 % of the sum. It is no more than the darkest twentieth of the pixels allow; in
+      volumes, no more than that of the focal plane, too.
     - *Even sides*: the origin is one of the two central pixels, the first unless the centre of
       mass, or else the peak, is nearer to the other one, as that of ``fftshift`` is.
     - Negative values are kept: noise around zero has no bias that way, and lobes may be real.
@@ -283,7 +284,13 @@ def _background(psf: NDArray[np.float64]) -> float:
         return 0.0
     certain = abs(level) > 4 * noise / math.sqrt(corners.size)
     matters = abs(level) * psf.size > AT_STAKE * abs(psf.sum())
-    return float(level) if certain and matters else 0.0
+    if not (certain and matters):
+        return 0.0
+    if dimensions == 3:
+        # Light out of focus is as even as a background; the plane in focus has none of it.
+        focal = _background(psf[(sides[0] - 1) // 2])
+        level = min(level, focal) if focal > 0 else 0.0
+    return float(level)
 
 
 def _centre_even(psf: NDArray[np.float64], between: bool) -> tuple[NDArray[np.float64], list[str]]:

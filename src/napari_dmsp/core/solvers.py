@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .data import Gaussian
+from .data import MOST_STEPS, Gaussian
 from .prior import Denoiser, mean_shift
 
 DAE_SIGMA = 11 / 255
@@ -25,6 +25,9 @@ ACCURACY = 0.003
 # no good guess to start from; from the third on, more than two gain less than 0.03 dB.
 STEPS = (10, 5, 2)
 SGD_ITERATIONS = 300
+
+# How a denoiser is shown an estimate: (denoiser, estimate, sigma, evaluation, generator).
+View = Callable[[Denoiser, Tensor, float, int, torch.Generator | None], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,10 @@ class Schedule:
     denoise_last : bool
         Whether the last step denoises at the noise level and leaves it at that: for images that
         are smooth, as those of microscopes are, the data have nothing more to say then.
+    steps : tuple of int
+        Steps of an iterative fit without weights in the first evaluation, the second, and so on.
+    most_steps : int
+        Steps of a fit at most.
     sgd_noise : tuple of float, optional
         First and last noise level that `descend` assumes where none is given; by default it
         follows eq. 21, which says nothing about operators that pass all detail.
@@ -60,6 +67,8 @@ class Schedule:
     kappa: float = 0.3
     momentum: float = 0.0
     denoise_last: bool = False
+    steps: tuple[int, ...] = STEPS
+    most_steps: int = MOST_STEPS
     sgd_noise: tuple[float, float] | None = None
 
 
@@ -113,6 +122,9 @@ def anneal(
     prior: Denoiser,
     schedule: Schedule,
     *,
+    view: View | None = None,
+    start: Tensor | None = None,
+    least: float = -math.inf,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """Maximise the objective with an exact fit to the data and a smoothing that shrinks.
@@ -131,11 +143,18 @@ def anneal(
         ``prior(x, sigma)`` denoises for any sigma up to about 60/255.
     schedule : Schedule
         Widths of the smoothing and weights.
+    view : callable, optional
+        How the prior is shown estimates; by default under a random flip or rotation.
+    start : Tensor, optional
+        A first estimate; by default what the operator makes of the observation.
+    least : float
+        Least value of an estimate.
     generator : torch.Generator, optional
         CPU generator of the flips.
     """
+    view = view or _turned
     energy, count = data.operator.energy(data.y), schedule.iterations
-    x = data.start()
+    x = data.start() if start is None else start
     before, correction = x, None
     for evaluation in range(1, count + 1):
         end = max(schedule.end_ratio * data.sigma, schedule.sigma_end)
@@ -147,7 +166,7 @@ def anneal(
         momentum = schedule.momentum if evaluation > 2 else 0.0
         ahead = x + momentum * (x - before) if momentum else x
         before = x
-        x = _turned(prior, ahead, sigma, int(torch.randint(8, (1,), generator=generator)))
+        x = view(prior, ahead, sigma, evaluation, generator)
         if last:
             error = data.error(x)
         else:
@@ -157,8 +176,11 @@ def anneal(
                 schedule.kappa / sigma**2,
                 correction,
                 ACCURACY * sigma,
-                STEPS[min(evaluation, len(STEPS)) - 1],
+                schedule.steps[min(evaluation, len(schedule.steps)) - 1],
+                schedule.most_steps,
             )
+            if math.isfinite(least) and evaluation < count:
+                x = x.clamp(min=least)
         residual = data.residual(error)
         state = State(data.operator.crop(x), evaluation, count, data.sigma, residual)
         data = data.updated(error, energy * sigma**2)
@@ -227,7 +249,19 @@ def descend(
         yield State(operator.crop(x), evaluation, count, data.sigma, residual)
 
 
-def _turned(denoiser: Denoiser, x: Tensor, sigma: float, turn: int) -> Tensor:
+def draw_turn(generator: torch.Generator | None) -> int:
+    """Draw one of the 8 flips and rotations of a plane."""
+    return int(torch.randint(8, (1,), generator=generator))
+
+
+def _turned(
+    denoiser: Denoiser, x: Tensor, sigma: float, _: int, generator: torch.Generator | None
+) -> Tensor:
+    """Denoise under a random flip or rotation."""
+    return denoise_turned(denoiser, x, sigma, draw_turn(generator))
+
+
+def denoise_turned(denoiser: Denoiser, x: Tensor, sigma: float, turn: int) -> Tensor:
     """Denoise under one of the 8 flips and rotations of the last two axes, and undo it."""
     turned = torch.rot90(x, turn % 4, (-2, -1))
     turned = turned.flip(-1) if turn >= 4 else turned

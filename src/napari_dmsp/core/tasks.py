@@ -17,15 +17,35 @@ from ..settings import Settings
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
-from .inputs import LUMA, Input, Options, Reference, check_mask, check_psf, read_input
+from .inputs import (
+    LUMA,
+    Input,
+    Options,
+    Reference,
+    check_mask,
+    check_psf,
+    read_input,
+    take_array,
+)
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
-from .noise import AGREE, RAW_AGREE, ShotLine, is_sharp, patch_sigma, sharp_line, shot_line, smooth
+from .noise import (
+    AGREE,
+    RAW_AGREE,
+    ShotLine,
+    is_sharp,
+    patch_sigma,
+    sharp_line,
+    shot_line,
+    smooth,
+    wavelet_sigma,
+)
 from .operators import Convolution, Mosaic, Resize
 from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
+from .volumes import HEADROOM, VOLUME, Slices, first_estimate
 
 MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
@@ -66,10 +86,13 @@ def prepare_deblur(
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
     if psf is not None and psf_size is not None:
         raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
-    given = read_input(image, options)
+    volume = psf is not None and take_array(psf, "psf").ndim == 3
+    given = read_input(image, options, volume=volume)
     if psf is None:
         return _prepare_blind(given, psf_size)
     kernel = check_psf(psf, given.shape, given.warnings)
+    if volume:
+        return _prepare_volume(given, kernel)
     with explain_failures(given.observed.device, given.shape):
         problem = _blur_problem(given, kernel)
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
@@ -122,7 +145,8 @@ def prepare_demosaic(
         options["mask"] = None if gaps is None else gaps[0]
     array, options["background"], white = level_mosaic(raw, pattern, **levels)
     given = read_input(array, options, mosaic=True, white=white)
-    filters = torch.from_numpy(cfa_weights(pattern, given.shape)).to(given.observed)
+    height, width = given.shape
+    filters = torch.from_numpy(cfa_weights(pattern, (height, width))).to(given.observed)
     plain = bool(((filters == 0) | (filters == 1)).all())
     if linear is None:
         linear = _guess_linear(given, raw, filters)
@@ -223,6 +247,39 @@ def _blur_problem(
         schedule, estimate = FLUORESCENCE, shot_line
     line = _line(given, estimate)
     return replace(Problem.of(given, operator, schedule, line), psf=psf)
+
+
+def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
+    """Prepare the restoration of a volume, on a scale that a first estimate of it gives."""
+    if given.literal:
+        raise DmspError("method='sgd' is for planes; use 'annealed' to restore a volume.")
+    with explain_failures(given.observed.device, given.shape):
+        psf = torch.from_numpy(kernel).to(given.observed)
+        operator = Convolution(psf, given.shape)
+        line = _line(given, shot_line)
+        start = first_estimate(operator, given.observed, given.kept, line)
+        if given.reference is None:
+            range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
+            given, start = given.divided(range_), start / range_
+            line = None if line is None else line.divided(range_)
+        problem = Problem.of(given, operator, VOLUME, line, operator.forward(start))
+        problem = replace(
+            problem,
+            noise_bounds=partial(_volume_noise, problem.data),
+            psf=psf,
+            view=Slices(operator),
+            start=start,
+            least=given.least,
+        )
+        return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
+
+
+def _volume_noise(data: Gaussian) -> tuple[float, float]:
+    """Return the noise level twice: blur leaves nothing else in the finest wavelets."""
+    if isinstance(data, PoissonGaussian):
+        return data.scale, data.scale
+    sigma = wavelet_sigma(data.y, data.weights)
+    return sigma, sigma
 
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:

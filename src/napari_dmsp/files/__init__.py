@@ -21,7 +21,7 @@ from .records import (
     write_json,
     written_whole,
 )
-from .stacks import TIFF, Axis, Stack, open_stack
+from .stacks import TIFF, Axis, Stack, describe, open_stack
 
 __all__ = [
     "NUMPY",
@@ -34,6 +34,7 @@ __all__ = [
     "check_output",
     "check_psf_output",
     "check_writable",
+    "describe",
     "fitting_suffix",
     "name_beside",
     "open_stack",

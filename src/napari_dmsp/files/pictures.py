@@ -119,9 +119,20 @@ def read_planes(path: Path) -> Picture:
 
 
 def read_psf(path: Path) -> NDArray[Any]:
-    """Read a point spread function (kh, kw) from an image or a NumPy file."""
+    """Read a point spread function (kh, kw) from an image or a NumPy file.
+
+    A TIFF with one axis of planes, or an array of three axes, is one of a volume (kd, kh, kw); one
+    with two holds one for each channel.
+    """
     if _check_readable(path, SUFFIXES | NUMPY) in NUMPY:
         return _read_numpy(path)
+    picture = read_planes(path)
+    if picture.channel_axis is None:
+        psf, lead = picture.pixels, picture.axes
+        # Files may have axes of one step, and channels after the depth.
+        order = sorted(range(len(lead)), key=lambda i: lead[i] != "C")
+        psf = psf.transpose([*order, -2, -1])
+        return psf.squeeze(tuple(i for i in range(len(lead)) if psf.shape[i] == 1))
     psf = read_image(path).pixels
     if psf.ndim == 3:
         # Drawing programs save grey as colour.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..errors import DmspError
-from .records import reading
+from .records import check_readable, reading
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -19,6 +19,7 @@ SPATIAL = ("z", "y", "x")
 # Side of what is read at once from arrays in memory and uncompressed files.
 READ = 2048
 UNITS = {"µm": "micrometer", "um": "micrometer", "micron": "micrometer", "nm": "nanometer"}
+MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 UNITS |= {"microns": "micrometer", "mm": "millimeter", "s": "second", "sec": "second"}
 
 ZarrFormat: TypeAlias = Literal[2, 3]
@@ -133,6 +134,32 @@ def open_stack(path: str | Path) -> Stack:
         from .zarr import open_zarr
 
         return replace(open_zarr(path), path=path)
+
+
+def describe(path: Path) -> tuple[list[str], tuple[int, ...], dict[str, float]]:
+    """Return the names and lengths of an image's axes, and the sizes of its pixels in micrometres.
+
+    Sizes are of the axes whose size the file tells. TIFF files are not read for it.
+    """
+    from .pictures import read_image
+
+    suffix = path.suffix.lower()
+    if suffix in TIFF:
+        from .tiff import describe_tiff
+
+        check_readable(path)
+        with reading(path):
+            axes, shape = describe_tiff(path)
+    elif any(part.suffix.lower() == ".zarr" for part in (path, *path.parents)):
+        stack = open_stack(path)
+        axes, shape = stack.axes, stack.array.shape
+    else:
+        shape = read_image(path).pixels.shape
+        axes = tuple(Axis(name) for name in "yxs"[: len(shape)])
+    if not axes:
+        axes = tuple(Axis(name) for name in "tczyx"[-len(shape) :])
+    sizes = {a.name: a.spacing * MICROMETRES[a.unit] for a in axes if a.unit in MICROMETRES}
+    return [axis.name for axis in axes], shape, sizes
 
 
 def named_unit(name: str) -> str:

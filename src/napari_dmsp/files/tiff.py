@@ -165,6 +165,18 @@ def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, t
         return array, alpha, _tags(path, file, series, layout), layout.lead, warnings
 
 
+def describe_tiff(path: Path) -> tuple[tuple[Axis, ...], tuple[int, ...]]:
+    """Return the axes of the image of a TIFF file and their lengths, without reading pixels."""
+    with tifffile.TiffFile(path) as file:
+        series, layout = _describe(path, file)
+        axes = _axes(_tags(path, file, series, layout), layout.letters)
+        shape = [series.shape[i] for i in layout.order]
+        rows = len(layout.lead)
+        if layout.orientation in TURNED:
+            shape[rows : rows + 2] = shape[rows + 1], shape[rows]
+        return axes, tuple(shape[: len(axes)])
+
+
 def open_tiff(path: Path) -> Stack:
     """Open the image of a TIFF file lazily; transparency is left out."""
     import dask.array as da

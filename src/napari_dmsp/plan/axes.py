@@ -104,6 +104,9 @@ class Axes:
     channels : int or None
         Of the axes that are walked, the one whose steps show different things, such as the channels
         of a microscope: each has a prior of its own.
+    depth : int or None
+        The axis along which planes are restored together, as a volume; what is said of planes then
+        holds for volumes.
     """
 
     shape: tuple[int, ...]
@@ -111,10 +114,15 @@ class Axes:
     columns: int
     colours: int | None = None
     channels: int | None = None
+    depth: int | None = None
 
     @classmethod
     def of(
-        cls, shape: Sequence[int], colours: int | None = None, names: Sequence[str] = ()
+        cls,
+        shape: Sequence[int],
+        colours: int | None = None,
+        names: Sequence[str] = (),
+        space: int = 2,
     ) -> Axes:
         """Take the last two axes for rows and columns, but for that of ``colours``.
 
@@ -126,11 +134,14 @@ class Axes:
             The axis of colours, also counted from the end.
         names : sequence of str, optional
             Of all axes: one called "c" or "channel" has a prior for each of its steps.
+        space : int
+            3 for volumes: their depth is the axis called "z", or else the last one before the
+            planes that is not called "c" or "t".
 
         Raises
         ------
         DmspError
-            For an array without planes, and for colours that are not one or three.
+            For an array without planes or volumes, and for colours that are not one or three.
         """
         ndim = len(shape)
         if colours is not None:
@@ -147,9 +158,19 @@ class Axes:
         if len(plane) < 2 or 0 in shape:
             raise DmspError(f"a source of shape {tuple(shape)} has no planes.")
         lead = [axis for axis in range(ndim) if axis not in (*plane, colours)]
-        named = [axis for axis in lead if names and names[axis].lower() in CHANNEL_NAMES]
-        channels = named[0] if named else None
-        return cls(tuple(int(n) for n in shape), plane[0], plane[1], colours, channels)
+        known = {axis: names[axis].lower() if names else "" for axis in lead}
+        channels = next((axis for axis in lead if known[axis] in CHANNEL_NAMES), None)
+        depth = None
+        if space == 3:
+            among = [axis for axis in lead if known[axis] not in (*CHANNEL_NAMES, "t")]
+            if not among or colours is not None:
+                raise DmspError(
+                    f"the psf has three axes, a source of shape {tuple(shape)} no volumes; use the "
+                    "focal plane of the psf, psf[psf.shape[0] // 2]."
+                )
+            depth = next((axis for axis in lead if known[axis] == "z"), among[-1])
+        axes = tuple(int(n) for n in shape)
+        return cls(axes, plane[0], plane[1], colours, channels, depth)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -159,7 +180,7 @@ class Axes:
     @property
     def walked(self) -> list[int]:
         """The axes along which planes lie."""
-        others = (self.rows, self.columns, self.colours)
+        others = (self.rows, self.columns, self.colours, self.depth)
         return [axis for axis in range(len(self.shape)) if axis not in others]
 
     @cached_property
@@ -181,18 +202,27 @@ class Axes:
         )
 
     def flatten(self, block: Pixels) -> Pixels:
-        """Turn a window into a plane (h, w), or (h, w, colours)."""
-        last = [self.rows, self.columns, *([] if self.colours is None else [self.colours])]
-        ordered = block.transpose([*self.walked, *last])
+        """Turn a window into a plane (h, w), or (h, w, colours), or a volume (d, h, w)."""
+        ordered = block.transpose([*self.walked, *self.last])
         return ordered.reshape(ordered.shape[len(self.walked) :])
 
     def unflatten(self, plane: Pixels) -> Pixels:
         """Undo `flatten`; colours that the source does not have stay last."""
-        last = [self.rows, self.columns, *([] if self.colours is None else [self.colours])]
-        order = [*self.walked, *last]
+        order = [*self.walked, *self.last]
         block = plane.reshape((1,) * len(self.walked) + plane.shape)
         extra = list(range(len(order), block.ndim))
         return block.transpose([*np.argsort(order).tolist(), *extra])
+
+    @property
+    def space(self) -> int:
+        """How many axes are restored together, colours aside."""
+        return 2 if self.depth is None else 3
+
+    @property
+    def last(self) -> list[int]:
+        """The axes of what is restored together, in the order that `flatten` gives."""
+        axes = (self.depth, self.rows, self.columns, self.colours)
+        return [axis for axis in axes if axis is not None]
 
     def resized(self, size: tuple[int, int], new_colours: int | None = None) -> tuple[int, ...]:
         """Return the shape of a result whose planes have this height and width.

@@ -11,9 +11,10 @@ from ..priors import is_fluorescence
 from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
 from .parts import Plan, magnification
 
-# Evaluations of the prior by task; of fluorescence that is deblurred, and of the published descent.
+# Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
+# of volumes.
 EVALUATIONS = {"deblur": 24, "superres": 30, "demosaic": 24}
-FLUORESCENCE_EVALUATIONS, DESCENT_EVALUATIONS = 36, 300
+FLUORESCENCE_EVALUATIONS, DESCENT_EVALUATIONS, VOLUME_EVALUATIONS = 36, 300, 10
 # Side in pixels of what is looked at.
 LOOKED_AT = 512
 
@@ -49,6 +50,7 @@ def forecast(plan: Plan) -> Forecast:
     height, width = (round(n * scale) for n in grid.largest)
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
+    depth = 1 if plan.axes.depth is None else plan.axes.shape[plan.axes.depth]
     pixels = sum(
         math.prod(round((b - a) * scale) for a, b in (rows, columns))
         for rows in grid.rows.windows
@@ -56,9 +58,9 @@ def forecast(plan: Plan) -> Forecast:
     )
     return Forecast(
         len(plan.axes.planes),
-        pixels * len(plan.axes.planes) / 1e6,
+        pixels * depth * len(plan.axes.planes) / 1e6,
         _count_evaluations(plan),
-        BASE_BYTES + memory_bytes((height, width), channels, tile),
+        BASE_BYTES + memory_bytes((height, width), channels * depth, tile),
         math.prod(len(spans(n, tile or n)) for n in (height, width)),
     )
 
@@ -68,6 +70,8 @@ def _count_evaluations(plan: Plan) -> int:
     task, usual = plan.task, EVALUATIONS["deblur"]
     if task.iterations is not None:
         return task.iterations
+    if plan.axes.depth is not None:
+        return VOLUME_EVALUATIONS
     if task.method == "sgd":
         return DESCENT_EVALUATIONS
     if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):

@@ -29,10 +29,13 @@ PROBE_SIDE, LARGEST_PROBE = 64, 1024
 
 
 def prepare(task: Settings, pixels: Pixels, mask: Any = None, **known: Any) -> Job:
-    """Prepare the restoration of a plane (h, w) or (h, w, colours); ``known`` replaces options."""
+    """Prepare the restoration of a plane (h, w) or (h, w, colours), or of a volume (d, h, w).
+
+    ``known`` replaces options.
+    """
     from ..core.tasks import prepare_task
 
-    axis = None if pixels.ndim == 2 else -1
+    axis = None if pixels.ndim == task.space else -1
     return prepare_task(task, pixels, channel_axis=axis, mask=mask, **known)
 
 
@@ -49,17 +52,29 @@ def try_settings(task: Settings, colour: bool, device: str | None = None) -> Non
         Where to try them; that of the settings by default.
     """
     psf, psf_size = getattr(task, "psf", None), getattr(task, "psf_size", None)
-    side = max(PROBE_SIDE, 4 * (psf_size or 0), *np.shape(() if psf is None else psf))
+    volume = task.space == 3
+    # Of volumes, a PSF may be as large as it likes.
+    sides = () if psf is None or volume else np.shape(psf)
+    side = max(PROBE_SIDE, 4 * (psf_size or 0), *sides)
     if side > LARGEST_PROBE:
         return
     ramp = _make_ramp(side, task.background, getattr(task, "white", None))
-    image = np.stack([ramp] * 3, axis=-1) if colour and not task.makes_colour else ramp
+    if volume:
+        task, image = for_channel(task, 0), np.stack([ramp] * 2)
+    else:
+        image = np.stack([ramp] * 3, axis=-1) if colour and not task.makes_colour else ramp
     prepare(task, image, device=device or task.device)
 
 
 def magnification(task: Settings) -> float:
     """Return the pixels of the result per pixel of the source, along one axis."""
     return float(getattr(task, "scale", 1))
+
+
+def for_channel(task: Settings, channel: int) -> Settings:
+    """Take the PSF of a channel, where there is one for each."""
+    psf = getattr(task, "psf", None)
+    return task if psf is None or np.ndim(psf) < 4 else task.replace(psf=np.asarray(psf)[channel])
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ class Part:
     target : tuple of slice
         What is written of the result.
     crop : tuple of slice
-        Rows and columns of the restored window that are the part.
+        Rows and columns of the restored window that are the part, of volumes all planes first.
     """
 
     number: int
@@ -87,7 +102,7 @@ class Part:
     index: tuple[int, int]
     window: Window
     target: Window
-    crop: tuple[slice, slice]
+    crop: Window
 
     @property
     def name(self) -> str:
@@ -168,6 +183,12 @@ class Plan:
         if isinstance(data, np.ma.MaskedArray) and mask is None and task.mask is None:
             data, mask = data.data, np.ma.getmaskarray(data)
         source = _as_source(data)
+        psfs: tuple[int, ...] = np.shape(getattr(task, "psf", ())) if task.space == 3 else ()
+        steps = 1 if axes.channels is None else axes.shape[axes.channels]
+        if len(psfs) > 4 or (len(psfs) == 4 and psfs[0] != steps):
+            raise DmspError(
+                f"psf has shape {psfs}; expected (Z, Y, X), or one for each of {steps} channels."
+            )
         if source.dtype.kind not in "buif":
             raise DmspError(f"dtype {source.dtype} is not a real number; convert it first.")
         if task.makes_colour and axes.colours is not None:
@@ -180,7 +201,9 @@ class Plan:
             raise DmspError(f"mask={mask!r} is unknown; give an array, or 'auto'.")
         gaps = None if mask is None or automatic else _as_source(mask)
         if gaps is not None:
-            forms = [axes.size, _without(axes.shape, axes.colours), axes.shape]
+            # One for each step, one for all, and of volumes also one plane for all.
+            volume = [] if axes.depth is None else [(axes.shape[axes.depth], *axes.size)]
+            forms = [*volume, axes.size, _without(axes.shape, axes.colours), axes.shape]
             if gaps.shape not in forms:
                 shapes = " or ".join(map(str, dict.fromkeys(forms)))
                 raise DmspError(f"mask has shape {gaps.shape}; expected {shapes}.")
@@ -205,11 +228,12 @@ class Plan:
                     (columns.windows[j], columns.targets[j], columns.crops[j]),
                     strict=True,
                 )
-                window, target, crop = ((slice(*down), slice(*right)) for down, right in spans)
+                window, target, inner = ((slice(*down), slice(*right)) for down, right in spans)
                 written = self.axes.window(plane, *target)
                 if self.task.makes_colour:
                     written = (*written, slice(0, 3))
                 read = self.axes.window(plane, *window)
+                crop = inner if self.axes.depth is None else (slice(None), *inner)
                 found.append(Part(len(found), plane, (i, j), read, written, crop))
         return found
 
@@ -229,9 +253,9 @@ class Plan:
         if self.mask is None:
             return Readers(self.axes, pixels, automatic=self.task.mask == AUTO_MASK)
         axes, shape = self.axes, self.mask.shape
-        shared = shape == axes.size
+        shared = shape == axes.size or (axes.depth is not None and len(shape) < len(axes.shape))
         if shared:
-            window = window[axes.rows], window[axes.columns]
+            window = tuple(window[axis] for axis in axes.last[-len(shape) :])
         elif len(shape) < len(axes.shape):
             window = _without(window, axes.colours)
         return Readers(axes, pixels, self.mask.reader(window), shared)
@@ -243,9 +267,9 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """Reads a window and its mask as a plane; it may be sent to another process.
+    """Reads a window and its mask as a plane or a volume; it may be sent to another process.
 
-    ``shared`` says that the mask is one of rows and columns for all planes, ``automatic`` that it
+    ``shared`` says that the mask is one for all of them, ``automatic`` that it
     marks what is bad in the pixels themselves.
     """
 
@@ -276,7 +300,7 @@ class Readers:
         return plane, self.axes.flatten(np.expand_dims(gaps, self.axes.colours))[..., 0]
 
 
-def constant_pixel(pixels: Pixels, mask: Pixels | None = None) -> Pixels | None:
+def constant_pixel(pixels: Pixels, mask: Pixels | None = None, space: int = 2) -> Pixels | None:
     """Return the value of every colour where each has one value only; None for all else.
 
     Parameters
@@ -285,7 +309,12 @@ def constant_pixel(pixels: Pixels, mask: Pixels | None = None) -> Pixels | None:
         (h, w), or (h, w, colours).
     mask : ndarray, optional
         True where pixels are missing; (h, w), or of the shape of the pixels.
+    space : int
+        Axes that are no colours.
     """
+    if space == 3:
+        mask = None if mask is None else np.broadcast_to(mask, pixels.shape).reshape(-1, 1)
+        pixels = pixels.reshape(-1, 1)
     colours = pixels.reshape(*pixels.shape[:2], -1)
     gaps = (
         None if mask is None else np.broadcast_to(mask.reshape(*mask.shape[:2], -1), colours.shape)

@@ -16,7 +16,7 @@ from ..errors import DmspError
 from ..settings import Settings
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, plane_named, say_plane
-from .parts import Part, Plan, Readers, constant_pixel, prepare
+from .parts import Part, Plan, Readers, constant_pixel, for_channel, prepare
 
 if TYPE_CHECKING:
     from ..core import Job, Restoration, State
@@ -184,7 +184,8 @@ class Work:
     def of(cls, plan: Plan, part: Part, survey: Survey, sink: Sink | None = None) -> Work:
         """Take from a plan what a part needs."""
         read = plan.readers(part.window)
-        return cls(plan.task, part, read, survey, plan.dtype, plan.is_lone, sink)
+        task = for_channel(plan.task, plan.axes.channel(part.plane))
+        return cls(task, part, read, survey, plan.dtype, plan.is_lone, sink)
 
     def block(self, image: Pixels) -> Pixels:
         """Return the part of a restored window as it is written."""
@@ -194,12 +195,15 @@ class Work:
 
     def constant_block(self, value: Pixels) -> Pixels:
         """Return a part all of whose pixels are alike, of which nothing is to be restored."""
-        size = [piece.stop - piece.start for piece in self.part.crop]
+        axes = self.read.axes
+        size = [piece.stop - piece.start for piece in self.part.crop[-2:]]
+        if axes.depth is not None:
+            size.insert(0, axes.shape[axes.depth])
         if self.task.makes_colour:
             size.append(3)
-        elif self.read.axes.colours is not None:
+        elif axes.colours is not None:
             size.append(value.size)
-        plane = np.broadcast_to(value if len(size) > 2 else value[0], size)
+        plane = np.broadcast_to(value if len(size) > axes.space else value[0], size)
         return self.read.axes.unflatten(fit_dtype(plane.astype(np.float64), self.dtype))
 
     def written(self, block: Pixels) -> Pixels:
@@ -217,10 +221,11 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
             if survey.problem is not None:
                 raise DmspError(survey.problem)
             pixels, mask = work.read()
-            value = None if work.lone else constant_pixel(pixels, mask)
+            space = work.read.axes.space
+            value = None if work.lone else constant_pixel(pixels, mask, space)
             if value is None and survey.reference is not None and mask is not None and mask.all():
                 # Nothing of this part of the plane was seen.
-                colours = 1 if pixels.ndim == 2 else pixels.shape[2]
+                colours = 1 if pixels.ndim == space else pixels.shape[2]
                 value = np.full(colours, survey.reference.units.low)
             job = prepare(work.task, pixels, mask, **survey.known) if value is None else None
     except DmspError as error:
@@ -439,5 +444,7 @@ def check_planes(plan: Plan) -> None:
     for plane in [] if plan.is_lone else plan.axes.planes:
         with plane_named(plane):
             pixels, mask = plan.read(plane, rows, columns)
-            axis = None if pixels.ndim == 2 else -1
-            check_image(pixels, axis, check_mask(mask, pixels, axis), constant=True)
+            space = plan.axes.space
+            axis = None if pixels.ndim == space else -1
+            gaps = check_mask(mask, pixels, axis, space)
+            check_image(pixels, axis, gaps, constant=True, space=space)

@@ -21,7 +21,7 @@ from ..priors import default_prior, is_fluorescence
 from ..settings import Settings
 from ..windows import Span, ratio, steps
 from .axes import Pixels, Plane, plane_named
-from .parts import Plan, constant_pixel, magnification, prepare
+from .parts import Plan, constant_pixel, for_channel, magnification, prepare
 
 if TYPE_CHECKING:
     from ..core import Reference
@@ -120,10 +120,12 @@ def choose_prior(plan: Plan, planes: Sequence[Plane]) -> str | None:
     for index in sorted(range(len(planes)), key=lambda i: abs(i - middle)):
         pixels, mask = _overview(plan, planes[index])
         try:
-            values = check_image(pixels, None, check_mask(mask, pixels, None))
+            space = plan.axes.space
+            gaps = check_mask(mask, pixels, None, space)
+            values = check_image(pixels, None, gaps, space=space)
         except DmspError:
             continue
-        if constant_pixel(pixels, mask) is None:
+        if constant_pixel(pixels, mask, space) is None:
             return default_prior(1, is_fluorescence(values))
     return None
 
@@ -218,7 +220,8 @@ def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
     from ..core.blind import BlindState
     from ..core.tasks import KERNEL_NOISE
 
-    task = plan.task if prior is None else plan.task.replace(prior=prior)
+    task = for_channel(plan.task, plan.axes.channel(planes[0]))
+    task = task if prior is None else task.replace(prior=prior)
     sample = max((view for plane in planes for view in _candidates(plan, plane)), key=_contrast)
     overview = _stacked([_overview(plan, plane) for plane in planes])
     if _contrast(overview) == 0:
@@ -246,7 +249,8 @@ def _overview(plan: Plan, plane: Plane) -> View:
         return plan.read(plane, slice(0, plan.axes.size[0]), slice(0, plan.axes.size[1]))
     rows, columns = _spread(plan, BLOCK, BLOCKS)
     read = [[plan.read(plane, slice(*r), slice(*c)) for c in columns] for r in rows]
-    return _stacked([_joined(line, 1) for line in read])
+    across = plan.axes.space - 1
+    return _joined([_joined(line, across) for line in read], across - 1)
 
 
 def _candidates(plan: Plan, plane: Plane) -> Iterator[View]:
@@ -270,6 +274,8 @@ def _contrast(view: View) -> float:
     """Return the standard deviation of what was observed; exactly 0 where that is constant."""
     pixels, mask = view
     if mask is not None:
+        if pixels.ndim == 3 and mask.shape == pixels.shape[1:]:
+            mask = np.broadcast_to(mask, pixels.shape)
         pixels = pixels[~mask]
     if not pixels.size or pixels.min() == pixels.max():
         return 0.0

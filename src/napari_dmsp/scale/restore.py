@@ -35,7 +35,7 @@ def restore(
     survey: str = "plane",
     dtype: DTypeLike | None = None,
 ) -> da.Array:
-    """Restore every plane of a stack, lazily.
+    """Restore every plane, or every volume, of a stack, lazily.
 
     Parameters
     ----------
@@ -43,10 +43,12 @@ def restore(
         The task and its options.
     source : path, Stack, dask array, zarr array or group, or ndarray
         (..., H, W): planes that are restored one by one; or with colours along ``channel_axis``, by
-        default that of the `Stack`. A path is opened by `open_stack`.
+        default that of the `Stack`. A path is opened by `open_stack`. With a psf of three axes,
+        the axis called "z", or else the last one before H, is the depth of volumes; a psf of four
+        is one for each channel.
     mask : array_like or dask array, optional
-        True where pixels are missing: (H, W) for all planes, or one per plane (..., H, W). By
-        default that of the task.
+        True where pixels are missing: (H, W) for all planes, or one per plane (..., H, W); of
+        volumes also (D, H, W) for all. By default that of the task.
     chunks : int, optional
         About how many pixels of the result a part has on a side, by default 1024; planes up to half
         as large again are not cut. It is the chunk of the result. None cuts no plane.
@@ -87,7 +89,7 @@ def restore(
         source, mask = source.data, np.ma.getmaskarray(source)
     stack = as_stack(source)
     axis = stack.channel_axis if task.channel_axis is None else task.channel_axis
-    axes = Axes.of(stack.array.shape, axis, [axis.name for axis in stack.axes])
+    axes = Axes.of(stack.array.shape, axis, [axis.name for axis in stack.axes], task.space)
     mask = task.mask if mask is None else mask
     given = mask is None or isinstance(mask, str)
     try_settings(task.replace(mask=None, channel_axis=None), axes.colours is not None, "cpu")
@@ -97,10 +99,11 @@ def restore(
         task = task.replace(psf=psf)
     if halo is None:
         unknown = getattr(task, "psf_size", None) or MAX_SIZE if task.blind else 0
-        halo = HALO + math.ceil((unknown if psf is None else max(np.shape(psf), default=0)) / 2)
+        side = unknown if psf is None else max(np.shape(psf)[-2:], default=0)
+        halo = HALO + math.ceil(side / 2)
     grid = Grid.cut(axes.size, chunks, halo, scale, period(task))
     smallest = grid.smallest
-    if psf is not None:
+    if psf is not None and axes.depth is None:
         check_psf(psf, tuple(math.floor(n * ratio(scale)) for n in smallest))
     if task.blind and min(smallest) < MIN_PART:
         raise DmspError(

@@ -89,8 +89,13 @@ class Convolution(Operator):
 
     def crop(self, x: Tensor) -> Tensor:
         """Cut to the part that lies under the observation."""
-        for axis, (begin, n) in enumerate(zip(self._corner, self._fine, strict=True), 2):
-            x = x.narrow(axis, begin, n)
+        return self.frame(x, (0,) * self.psf.ndim)
+
+    def frame(self, x: Tensor, room: tuple[int, ...]) -> Tensor:
+        """Return a view of that part, and of so many pixels around it along each axis."""
+        sides = zip(self._corner, self._fine, room, strict=True)
+        for axis, (begin, n, more) in enumerate(sides, 2):
+            x = x.narrow(axis, begin - more, n + 2 * more)
         return x
 
     def norm(self, y: Tensor) -> float:

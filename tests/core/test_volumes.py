@@ -1,0 +1,192 @@
+"""Deconvolution of stacks with a PSF of three axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.signal import fftconvolve
+from skimage.restoration import richardson_lucy
+
+from napari_dmsp import Photons, deblur
+from napari_dmsp.core.microscope import microscope_psf
+from napari_dmsp.errors import DmspError
+
+VOXEL = (0.25, 0.1, 0.1)
+SHAPE = (24, 40, 40)
+PHOTONS, READ = 200, 2.0
+
+
+def scene(shape, seed=0):
+    """Draw shells and bent filaments, brighter than their surroundings, in voxels of VOXEL."""
+    random = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) * np.reshape(
+        VOXEL, (3, 1, 1, 1)
+    )
+    size, volume = np.array(shape) * VOXEL, np.zeros(shape)
+    for _ in range(7):
+        centre, radius = random.uniform(0, size), random.uniform(0.5, 1.2)
+        distance = np.sqrt(((grid.T - centre) ** 2).sum(-1)).T - radius
+        volume += np.exp(-((distance / 0.12) ** 2)) + 0.1 / (1 + np.exp(distance / 0.05))
+    for _ in range(9):
+        point, direction = random.uniform(0, size), random.normal(size=3)
+        for _ in range(60):
+            direction += 0.2 * random.normal(size=3)
+            direction /= np.linalg.norm(direction)
+            point = point + 0.08 * direction
+            place = tuple(np.floor(point / VOXEL).astype(int))
+            if all(0 <= i < n for i, n in zip(place, shape, strict=True)):
+                volume[place] += 1.0
+    return gaussian_filter(volume, (0.4, 0.8, 0.8))
+
+
+def observe(psf, shape=SHAPE, photons=PHOTONS, seed=0):
+    """Blur a scene that is larger than the frame; return what is counted, and the truth."""
+    whole = scene(tuple(n + k - 1 for n, k in zip(shape, psf.shape, strict=True)), seed)
+    blurred = fftconvolve(whole, psf, "valid").clip(0)
+    factor = photons / blurred.max()
+    random = np.random.default_rng(seed)
+    counted = random.poisson(blurred * factor) + random.normal(0, READ, blurred.shape)
+    corner = [k // 2 for k in psf.shape]
+    frame = tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))
+    return counted.astype(np.float32), factor * whole[frame]
+
+
+def psnr(image, truth):
+    return 10 * np.log10(np.percentile(truth, 99.9) ** 2 / np.mean((image - truth) ** 2))
+
+
+@pytest.fixture(scope="module")
+def psf():
+    optics = {"na": 1.4, "wavelength": 0.52, "immersion_index": 1.515}
+    return microscope_psf("widefield", voxel_size=VOXEL, shape=(17, 17, 17), **optics).values
+
+
+@pytest.fixture(scope="module")
+def case(psf):
+    return observe(psf)
+
+
+@pytest.fixture(scope="module")
+def restored(case, psf):
+    return deblur(case[0], psf, device="cpu")
+
+
+def test_better_than_richardson_lucy_at_its_best(case, psf, restored):
+    observed, truth = case
+    scale = observed.max()
+    positive = observed.clip(1e-3) / scale
+    counts = (2, 5, 10, 20, 40, 80)
+    theirs = [richardson_lucy(positive, psf, n, clip=False) * scale for n in counts]
+    assert restored.image.shape == observed.shape
+    assert restored.image.dtype == np.float32
+    assert psnr(restored.image, truth) > max(psnr(image, truth) for image in theirs) + 1
+    # The rim, too, where light comes from beyond the frame.
+    rim = np.ones(SHAPE, bool)
+    rim[tuple(slice(5, -5) for _ in SHAPE)] = False
+    best = max(psnr(image[rim], truth[rim]) for image in theirs)
+    assert psnr(restored.image[rim], truth[rim]) > best + 1
+
+
+def test_light_is_kept(case, restored):
+    assert restored.image.sum() == pytest.approx(case[1].sum(), rel=0.06)
+    assert not restored.warnings
+    assert restored.settings["psf_shape"] == (17, 17, 17)
+    assert restored.evaluations == 10
+
+
+def test_noise_is_found_in_the_stack(case, psf, restored):
+    known = deblur(case[0], psf, noise=Photons(1, 0, READ), background=0, device="cpu")
+    assert restored.noise_sigma == pytest.approx(known.noise_sigma, rel=0.15)
+    assert psnr(restored.image, case[1]) > psnr(known.image, case[1]) - 0.5
+
+
+def test_one_level_of_noise_is_enough(case, psf):
+    result = deblur(case[0], psf, noise=5.0, device="cpu")
+    assert result.noise_sigma == pytest.approx(5.0)
+    assert psnr(result.image, case[1]) > psnr(case[0], case[1]) + 1
+
+
+def test_psf_longer_than_the_stack(psf):
+    observed, truth = observe(psf, (9, 32, 32))
+    result = deblur(observed, psf, device="cpu")
+    assert result.image.shape == (9, 32, 32)
+    assert psnr(result.image, truth) > psnr(observed, truth) + 1
+
+
+def test_axes_are_not_mixed_up():
+    # A delta that is moved along one axis at a time must move the image the same way.
+    volume = gaussian_filter(np.random.default_rng(0).random((16, 24, 32)), 1.5) * 1000
+    for axis in range(3):
+        psf = np.zeros((5, 5, 5))
+        psf[2, 2, 2] = 0.6
+        psf[tuple(3 if a == axis else 2 for a in range(3))] = 0.4
+        whole = np.pad(volume, 2, "reflect")
+        blurred = fftconvolve(whole, psf, "valid")
+        result = deblur(blurred, psf, noise=0.5, device="cpu").image
+        inner = tuple(slice(3, -3) for _ in range(3))
+        before = np.abs(blurred - volume)[inner].mean()
+        assert np.abs(result - volume)[inner].mean() < 0.5 * before
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_gaps_are_not_looked_at(case, psf, flat):
+    observed = case[0].copy()
+    gaps = np.zeros(SHAPE, bool)
+    gaps[..., 10:12, 20:22] = True
+    if not flat:
+        gaps[:12] = False
+    observed[gaps] = 1e4
+    mask = gaps[0] if flat else gaps
+    result = deblur(observed, psf, mask=mask, device="cpu")
+    assert psnr(result.image, case[1]) > psnr(case[0], case[1]) + 1
+    assert result.image.max() < 3 * case[1].max()
+    assert result.settings["masked"] == gaps.sum()
+
+
+def test_bad_voxels_are_found(case, psf):
+    observed = case[0].copy()
+    observed[5, 6, 7] = np.nan
+    with pytest.raises(DmspError, match="NaN"):
+        deblur(observed, psf)
+    result = deblur(observed, psf, mask="auto", iterations=2, device="cpu")
+    assert np.isfinite(result.image).all()
+
+
+def test_same_seed_same_result(case, psf):
+    first, again, other = (
+        deblur(case[0], psf, iterations=3, seed=seed, device="cpu").image for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_stops_when_told(case, psf):
+    seen = []
+
+    def watch(state):
+        seen.append(state.array().shape)
+        return len(seen) == 2
+
+    result = deblur(case[0], psf, callback=watch, device="cpu")
+    assert seen == [SHAPE, SHAPE]
+    assert result.evaluations == 2
+
+
+def test_units_are_kept(case, psf):
+    counts = np.round(case[0]).clip(-100) + 100
+    a = deblur(counts.astype(np.uint16), psf, iterations=3, device="cpu")
+    b = deblur(counts / 256, psf, iterations=3, device="cpu")
+    assert np.abs(a.image / 256 - b.image).max() < 1e-3 * b.image.max()
+
+
+def test_wrong_dimensions_are_explained(case, psf):
+    with pytest.raises(DmspError, match=r"psf\[psf.shape\[0\] // 2\]"):
+        deblur(case[0][0], psf)
+    with pytest.raises(DmspError, match="three axes"):
+        deblur(case[0], psf[8])
+    with pytest.raises(DmspError, match="one by one"):
+        deblur(case[0][None], psf)
+    with pytest.raises(DmspError, match="annealed"):
+        deblur(case[0], psf, method="sgd")
+    deblur(case[0][12], psf[8], iterations=1, device="cpu")
