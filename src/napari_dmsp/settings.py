@@ -324,6 +324,11 @@ class Settings:
         return cls(**options)
 
     @property
+    def magnification(self) -> tuple[float, float]:
+        """Rows and columns of the result for one of the image."""
+        return 1.0, 1.0
+
+    @property
     def blind(self) -> bool:
         """Whether the point spread function is unknown, and is to be found."""
         return self.finds_psf and getattr(self, "psf", None) is None
@@ -525,6 +530,11 @@ class Superres(Settings):
             raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
         if self.psf is not None and self.scale != int(self.scale):
             raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")
+
+    @property
+    def magnification(self) -> tuple[float, float]:
+        """Rows and columns of the result for one of the image."""
+        return float(self.scale), float(self.scale)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ reason; a lone plane that is constant or cannot be restored is an error.
 
 from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, say_plane
 from .forecast import Forecast, forecast
-from .parts import Part, Plan, constant_pixel, fingerprint, magnification, try_settings
+from .parts import Part, Plan, constant_pixel, fingerprint, try_settings
 from .run import (
     ArraySink,
     Begun,
@@ -71,7 +71,6 @@ __all__ = [
     "constant_pixel",
     "fingerprint",
     "forecast",
-    "magnification",
     "restore_array",
     "run",
     "run_on",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..priors import is_fluorescence
 from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
-from .parts import Plan, magnification
+from .parts import Plan
 
 # Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
 # of volumes.
@@ -46,13 +46,13 @@ class Forecast:
 
 def forecast(plan: Plan) -> Forecast:
     """Return what a plan will take; it looks at the middle of a plane, if that is in memory."""
-    task, grid, scale = plan.task, plan.grid, magnification(plan.task)
-    height, width = (round(n * scale) for n in grid.largest)
+    task, grid, factors = plan.task, plan.grid, plan.task.magnification
+    height, width = (round(n * f) for n, f in zip(grid.largest, factors, strict=True))
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
     depth = 1 if plan.axes.depth is None else plan.axes.shape[plan.axes.depth]
     pixels = sum(
-        math.prod(round((b - a) * scale) for a, b in (rows, columns))
+        math.prod(round((b - a) * f) for (a, b), f in zip((rows, columns), factors, strict=True))
         for rows in grid.rows.windows
         for columns in grid.columns.windows
     )
