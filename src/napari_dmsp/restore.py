@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 from numpy.typing import ArrayLike, NDArray
@@ -34,8 +34,10 @@ class Restore(Protocol):
         """Restore an image."""
 
 
-def _public(kind: type[Settings]) -> Restore:
+@cache
+def _public(task: str) -> Restore:
     """Make the function of a task, with the signature and the documentation of its settings."""
+    kind = TASKS[task]
     signature = _signature(kind)
 
     def restore(*arguments: Any, callback: Any = None, **options: Any) -> Restoration:
@@ -86,7 +88,7 @@ def _signature(kind: type[Settings]) -> inspect.Signature:
 def _document(kind: type[Settings]) -> str:
     """Put the options into the docstring of a task, as parameters."""
     text = inspect.cleandoc(kind.__doc__ or "")
-    summary, rest = text.split("\n\n", 1)
+    summary, _, rest = text.partition("\n\n")
     name, form = kind.takes
     parameters = [(name, "array_like", form)]
     for each, about in options(kind):
@@ -100,10 +102,7 @@ def _document(kind: type[Settings]) -> str:
     return f"{summary}\n\nParameters\n----------\n" + "\n".join(lines) + f"\n\n{rest}\n"
 
 
-_FUNCTIONS = {task: _public(kind) for task, kind in TASKS.items()}
-
-
 def __getattr__(name: str) -> Restore:
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
+    if name in TASKS:
+        return _public(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -171,7 +171,7 @@ class Settings:
         "axes are those of a stack, which is restored plane by plane: each has a noise level and "
         "a range of its own, all have the prior that suits the one in the middle.",
     )
-    positional: ClassVar[str]
+    positional: ClassVar[str] = "noise"
     # Pixels around a region that are restored with it, and multiples of pixels that it begins at.
     margin: ClassVar[int] = 24
     align: ClassVar[int] = 1
