@@ -524,10 +524,15 @@ def _is_folder(name: str) -> bool:
 def _parse_planes(text: str) -> list[int | slice]:
     """Read indices like those of NumPy."""
     try:
-        return [
+        planes = [
             slice(*(int(n) if n else None for n in part.split(":"))) if ":" in part else int(part)
             for part in text.split(",")
         ]
+        # A step of 0 is a ValueError of its own.
+        for part in planes:
+            if isinstance(part, slice):
+                part.indices(1)
+        return planes
     except (TypeError, ValueError):
         raise DmspError(
             f"planes {text} is not understood; write it like 3, 0:20 or 0,10:20."
