@@ -1,6 +1,6 @@
 """Deconvolution of simulated stacks with known truth: ours beside the usual programs.
 
-python benchmarks/volumes.py --data DIR [--ours] [--size 64] [--csv FILE] [--picture FILE]
+python benchmarks/volumes.py --data DIR [--ours [--known]] [--size 64] [--csv FILE] [--picture FILE]
 python benchmarks/volumes.py --data DIR --scene pollen --psf confocal --photons 20 --seed 0 --wrong
 
 A scene larger than the frame is blurred with a PSF of a microscope (NA 1.4, oil, 520 nm; confocal:
@@ -287,12 +287,13 @@ def pads(observed: Volume) -> tuple[int, ...]:
     return tuple(min(13, n - 1) for n in observed.shape)
 
 
-def ours(prior: str | None) -> Method:
-    """Our own, which is told nothing."""
+def ours(prior: str | None, known: bool) -> Method:
+    """Our own, which is told nothing but what `known` noise is."""
+    told = {"noise": napari_dmsp.Photons(1.0, 0.0, READ_NOISE), "background": 0.0} if known else {}
 
     def run(observed: Volume, psf: Volume, _: None) -> Any:
         try:
-            return napari_dmsp.deblur(observed, psf, prior=prior).image
+            return napari_dmsp.deblur(observed, psf, prior=prior, **told).image
         except DmspError as error:
             raise SystemExit(
                 f"This version of napari-dmsp does not restore volumes: {error}"
@@ -415,11 +416,12 @@ def main(
     size: Annotated[int, typer.Option(help="Side of the frame in voxels.")] = 64,
     psf_side: Annotated[int, typer.Option(help="Side of the PSF in voxels, odd.")] = 31,
     prior: Annotated[str | None, typer.Option(help="Name or file of our prior.")] = None,
+    known: Annotated[bool, typer.Option("--known", help="Tell ours noise and ground.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Every run, one a row.")] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the first case's cuts.")] = None,
 ) -> None:
     """Measure, print tables of means, and write every row as it comes."""
-    methods = [*(peers() if peer else ()), *([ours(prior)] if own else ())]
+    methods = [*(peers() if peer else ()), *([ours(prior, known)] if own else ())]
     told = ("exact", *WRONG) if wrong else ("exact",)
     cases = product(
         told,

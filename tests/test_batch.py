@@ -351,6 +351,16 @@ def test_planes_of_a_stack_are_restored_one_by_one(stack):
     assert about["noise_sigma"][3] == pytest.approx(alone.noise_sigma)
 
 
+def test_noise_that_planes_share_is_estimated_all_the_same(stack):
+    result = run("superres", "in/s.tif", "out.tif", "--scale", 2, "--iterations", 1, "--sidecar")
+    shared = run(*DEBLUR, "in", "out", "--survey", "stack")
+    given = run(*DEBLUR, "in", "known", "--survey", "stack", "--noise", 2)
+    for each, kind in ((result, "estimated"), (shared, "estimated"), (given, "given")):
+        assert f"({kind})" in each.output, each.output
+    options = json.loads(Path("out/s.tif.json").read_text())["options"]
+    assert options["survey"] == "stack"
+
+
 def test_one_stack_to_a_file(stack):
     result = run("superres", "in/s.tif", "out.tif", "--scale", 2, "--iterations", 1)
     assert result.exit_code == 0, result.output

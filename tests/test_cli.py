@@ -180,7 +180,7 @@ def test_tiles_of_an_image_and_of_a_stack(tmp_path):
         (("--psf", "gaussian:-1"), "psf gaussian:-1: sigma=-1"),
         (("--psf", "gaussian:x"), "write it like gaussian:1.5"),
         (("--psf", "gaussian:1,2"), "write it like gaussian:1.5"),
-        (("--psf", "motion:20"), "write it like gaussian:1.5 or motion:20,45"),
+        (("--psf", "motion:20"), "write it like gaussian:1.5, motion:20,45"),
         (("--psf", "motion:0,3"), "psf motion:0,3: length=0"),
         (("--psf", "gaussian"), "gaussian is not a file"),
         (("--psf", "missing.tif"), "missing.tif is not a file"),

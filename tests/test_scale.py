@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from numpy.testing import assert_array_equal
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
@@ -19,13 +20,13 @@ from napari_dmsp import core, scale
 from napari_dmsp.cli import app
 from napari_dmsp.cluster import output
 from napari_dmsp.cluster.lazy import plan_of
-from napari_dmsp.cluster.stacks import as_stack
 from napari_dmsp.core import tasks
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.plan import Axes, Plan, restore_array
 from napari_dmsp.plan.survey import groups, make_survey
 from napari_dmsp.scale import Axis, Survey
+from napari_dmsp.scale.restore import as_stack
 from napari_dmsp.settings import Deblur
 from napari_dmsp.windows import Lines
 
@@ -603,7 +604,10 @@ LARGE = da.zeros((2000, 2000))
         (lambda: scale.deblur(STACK, PSF, iterations=0), "iterations=0"),
         (lambda: scale.deblur(STACK, PSF, prior="none"), "prior='none'"),
         (lambda: scale.deblur(STACK, PSF, chunks=10), "chunks=10"),
+        (lambda: scale.deblur(STACK, PSF, chunks=np.inf), "chunks=inf"),
         (lambda: scale.deblur(STACK, PSF, halo=-1), "halo=-1"),
+        (lambda: scale.deblur(STACK, PSF, halo=np.nan), "halo=nan"),
+        (lambda: scale.deblur(STACK, PSF, halo=np.inf), "halo=inf"),
         (lambda: scale.deblur(STACK, PSF, dtype=float), "dtype=float64"),
         (lambda: scale.deblur(STACK, PSF, survey="all"), "survey='all'"),
         (lambda: scale.deblur(STACK, PSF, mask=STACK[0, :9]), "mask has shape"),
@@ -677,6 +681,7 @@ def test_the_command_line_restores_stacks(tmp_path, ome):
         (("in3.zarr", "out.zarr", "--planes", "x"), "planes x"),
         (("in3.zarr", "out.zarr", "--planes", "9"), "no part of a stack"),
         (("in3.zarr", "out.zarr", "--planes", "0,0,0"), "cut 3 axes"),
+        (("in3.zarr", "out.zarr", "--planes", "0:2:0"), "step of 0"),
         (("a.tif", "b.tif", "--planes", "0"), "are for stacks"),
         (("a.tif", "b.tif", "--chunks", "100"), "are for stacks"),
         (("missing.zarr", "out.zarr"), "does not exist"),

@@ -18,23 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .core import (
-    Job,
-    Restoration,
-    State,
-    run,
-)
+from .core import Job, Restoration, State, run
 from .core.job import describe_planes
 from .errors import DmspError, on_one_line
 from .files import (
     NUMPY,
     SUFFIXES,
     Picture,
-    check_folder,
     check_output,
     check_psf_output,
     check_writable,
     fitting_suffix,
+    images_among,
+    make_folder,
     name_beside,
     read_planes,
     write_image,
@@ -43,7 +39,6 @@ from .files import (
 )
 from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore_array, try_settings
 from .settings import Settings
-from .windows import PART
 
 ZARR = ".zarr"
 
@@ -52,23 +47,15 @@ Watch = Callable[[Plan, Event], None]
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one restoration.
+    """The files of one restoration."""
 
-    Attributes
-    ----------
-    source : Path
-        The image to restore.
-    image : Path
-        Where the result goes.
-    sidecar : Path or None
-        Where the record of the run goes, as JSON.
-    psf : Path or None
-        Where the point spread function goes; those found in the planes of a stack as a stack.
-    """
-
+    # The image to restore.
     source: Path
+    # Where the result goes.
     image: Path
+    # Where the record of the run goes, as JSON.
     sidecar: Path | None = None
+    # Where the point spread function goes; those found in the planes of a stack as a stack.
     psf: Path | None = None
 
     @classmethod
@@ -85,45 +72,25 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A restoration as the user wants it, for any image.
+    """A restoration as the user wants it, for any image."""
 
-    Attributes
-    ----------
-    settings : Settings
-        The task and its options; a mask (H, W) is for all planes.
-    floats : bool
-        Whether results are float32 rather than of the input's type.
-    survey : {"plane", "stack"}
-        What has a range, a noise level and an unknown point spread function of its own.
-    overwrite : bool
-        Whether existing outputs are replaced.
-    named : tuple of Path
-        Files that the user named: never overwritten.
-    record : dict
-        What `Restoration.to_dict` does not know, for the sidecar.
-    """
-
+    # The task and its options; a mask (H, W) is for all planes.
     settings: Settings
+    # Whether results are float32 rather than of the input's type.
     floats: bool = False
+    # What has a range, a noise level and an unknown point spread function of its own.
     survey: str = "plane"
+    # Whether existing outputs are replaced.
     overwrite: bool = False
+    # Files that the user named: never overwritten.
     named: tuple[Path, ...] = ()
+    # What `Restoration.to_dict` does not know, for the sidecar.
     record: dict[str, Any] = field(default_factory=dict)
 
     def restore(self, files: Files, watch: Watch) -> list[Restoration]:
         """Read one image or the planes of a stack, check what will be written, run, and write.
 
-        Parameters
-        ----------
-        files : Files
-            What to read and to write.
-        watch : callable
-            Called with the plan and every `plan.Event`.
-
-        Returns
-        -------
-        list of Restoration
-            One for every plane; constant ones among others stay as they are, and have none.
+        Of several planes, constant ones stay as they are, and are not among the restorations.
 
         Raises
         ------
@@ -133,7 +100,14 @@ class Task:
             Where the user stopped it, saying what was written.
         """
         picture = read_planes(files.source)
-        work = self._plan(picture)
+        pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
+        work = Plan.of(
+            self.settings,
+            pixels,
+            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], self.settings.space),
+            survey=self.survey,
+            dtype=np.float32 if self.floats else "input",
+        )
         self._check_outputs(files, picture, work.dtype)
         token = Token()
         with stopping(token):
@@ -155,17 +129,6 @@ class Task:
         if restored.stopped:
             raise KeyboardInterrupt(_say_stopped(files.image, work, restored))
         return done
-
-    def _plan(self, picture: Picture) -> Plan:
-        """Plan the restoration of all planes."""
-        pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
-        return Plan.of(
-            self.settings,
-            pixels,
-            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], self.settings.space),
-            survey=self.survey,
-            dtype=np.float32 if self.floats else "input",
-        )
 
     def about(self, files: Files) -> dict[str, Any]:
         """Return what a record says beside the restoration."""
@@ -194,13 +157,7 @@ def is_batch(sources: Sequence[str], target: str) -> bool:
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
-    """Find the images that files, folders and glob patterns mean, each once.
-
-    Raises
-    ------
-    DmspError
-        For a folder or a pattern without images.
-    """
+    """Find the images that files, folders and glob patterns mean, each once."""
     found = (path for source in sources for path in _find(source))
     return list({os.path.abspath(path): path for path in found}.values())
 
@@ -213,24 +170,7 @@ def first_image(sources: Sequence[str], target: str) -> Path:
 def plan_batch(
     task: Task, sources: Sequence[str], target: str, sidecar: bool, psf: Path | None = None
 ) -> list[Files]:
-    """Name the outputs of a batch.
-
-    Parameters
-    ----------
-    task : Task
-        What is to be done.
-    sources : sequence of str
-        Files, folders and glob patterns.
-    target : str
-        The folder for the results.
-    sidecar : bool
-        Whether each result gets a record.
-    psf : Path or None
-        The folder for the point spread functions.
-
-    Returns
-    -------
-    list of Files
+    """Name the outputs of a batch: in the folder ``target``, and PSFs in the folder ``psf``.
 
     Raises
     ------
@@ -249,21 +189,9 @@ def plan_batch(
 
 
 def restore_batch(task: Task, batch: Sequence[Files]) -> int:
-    """Restore images with one bar, and go on after those that cannot be restored.
+    """Restore images with one bar, and return how many of them cannot be restored.
 
     What went wrong is printed at the end, be it that the user interrupts.
-
-    Parameters
-    ----------
-    task : Task
-        What is to be done; its options are tried before any work.
-    batch : sequence of Files
-        From `plan_batch`.
-
-    Returns
-    -------
-    int
-        How many images were not restored.
 
     Raises
     ------
@@ -273,7 +201,8 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     from tqdm import tqdm
 
     try_settings(task.settings, colour=True)
-    _make_folders(batch)
+    for folder in {path.parent for files in batch for path in files.outputs}:
+        make_folder(folder)
     failures: list[str] = []
     # Only mininterval limits how often the evaluations are shown.
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
@@ -289,7 +218,8 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
                 text, name = on_one_line(error), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                bar.write(f"{on_one_line(files.image)}: {summarize(results)}")
+                said = summarize(results, task.settings.noise is not None)
+                bar.write(f"{on_one_line(files.image)}: {said}")
             bar.update()
         bar.set_postfix_str("")
     return len(failures)
@@ -302,26 +232,11 @@ def is_stack(sources: Sequence[str], target: str) -> bool:
 
 
 def restore_stack(
-    task: Task,
-    files: Files,
-    scheduler: str | None = None,
-    planes: str | None = None,
-    chunks: int | None = PART,
+    task: Task, files: Files, scheduler: str | None, planes: str | None, chunks: int
 ) -> None:
     """Restore a stack with a bar over its parts; the same call again finishes it if interrupted.
 
-    Parameters
-    ----------
-    task : Task
-        What is to be done.
-    files : Files
-        One zarr folder or TIFF file, and the zarr folder to write.
-    scheduler : str or None
-        Address of a dask scheduler, whose workers compute.
-    planes : str or None
-        Indices of the first axes, such as "0,10:20".
-    chunks : int or None
-        Side of the parts of the result.
+    The workers of a dask ``scheduler`` compute; ``planes`` are indices such as "0,10:20".
 
     Raises
     ------
@@ -403,11 +318,11 @@ def run_with_bar(job: Job) -> Restoration:
     return run(job, bar.count)
 
 
-def summarize(results: Sequence[Restoration]) -> str:
+def summarize(results: Sequence[Restoration], noise_given: bool = False) -> str:
     """Say in a line how an image, or the planes of a stack, went; warnings follow in lines."""
     if not results:
         return "all is constant and stays as it is"
-    kind = "estimated" if results[0].settings["noise_sigma"] is None else "given"
+    kind = "given" if noise_given else "estimated"
     levels = [f"{level([r.noise_sigma for r in results]):.3g}" for level in (min, max)]
     noise = " to ".join(dict.fromkeys(levels))
     planes = "" if len(results) == 1 else f"{len(results)} planes, "
@@ -496,15 +411,8 @@ def _find(source: str) -> list[Path]:
     if not os.path.isdir(source) and not _is_glob(source):
         # Also a missing one: one name that is wrong does not stop the others.
         return [path]
-    candidates = (
-        path.iterdir() if os.path.isdir(source) else map(Path, glob.glob(source, recursive=True))
-    )
-    # Hidden files are other programs' notes on images.
-    found = sorted(
-        p
-        for p in candidates
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    inside = path.iterdir() if os.path.isdir(source) else glob.iglob(source, recursive=True)
+    found = images_among(map(Path, inside))
     if not found:
         kinds = ", ".join(sorted(SUFFIXES))
         raise DmspError(f"there is no image ({kinds}) in {source}; check the name.")
@@ -524,15 +432,10 @@ def _is_folder(name: str) -> bool:
 def _parse_planes(text: str) -> list[int | slice]:
     """Read indices like those of NumPy."""
     try:
-        planes = [
+        return [
             slice(*(int(n) if n else None for n in part.split(":"))) if ":" in part else int(part)
             for part in text.split(",")
         ]
-        # A step of 0 is a ValueError of its own.
-        for part in planes:
-            if isinstance(part, slice):
-                part.indices(1)
-        return planes
     except (TypeError, ValueError):
         raise DmspError(
             f"planes {text} is not understood; write it like 3, 0:20 or 0,10:20."
@@ -544,15 +447,6 @@ def _as_folder(name: str) -> Path:
     if os.path.isfile(path) or (path.suffix.lower() in SUFFIXES | NUMPY and not _is_folder(name)):
         raise DmspError(f"output {name} is a file; several images need a folder, such as results/.")
     return path
-
-
-def _make_folders(batch: Sequence[Files]) -> None:
-    for folder in {path.parent for files in batch for path in files.outputs}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DmspError(f"folder {folder} cannot be made: {error}") from error
-        check_folder(folder)
 
 
 def _check_distinct(batch: Sequence[Files], named: Iterable[Path]) -> None:

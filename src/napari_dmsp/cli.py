@@ -31,41 +31,12 @@ app = typer.Typer(
 )
 
 
-class OutputDtype(StrEnum):
-    """Pixel types of the output."""
-
-    input = "input"
-    float32 = "float32"
-
-
-class Survey(StrEnum):
-    """What planes of a stack share."""
-
-    plane = "plane"
-    stack = "stack"
-
-
-class Channels(StrEnum):
-    """Colour channels of a prior."""
-
-    gray = "1"
-    rgb = "3"
-
-
-class Architecture(StrEnum):
-    """Networks."""
-
-    unet = "unet"
-    dncnn = "dncnn"
-
-
-class Precision(StrEnum):
-    """Arithmetic of training."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    float32 = "float32"
-
+# What typer offers as choices.
+OutputDtype = StrEnum("OutputDtype", ["input", "float32"])
+Survey = StrEnum("Survey", ["plane", "stack"])
+Channels = StrEnum("Channels", {"gray": "1", "rgb": "3"})
+Architecture = StrEnum("Architecture", ["unet", "dncnn"])
+Precision = StrEnum("Precision", ["auto", "bf16", "float32"])
 
 SOURCES = typer.Argument(
     metavar="IN",
@@ -328,13 +299,7 @@ def _restore(
     save_psf: Path | None = None,
     **typed: Any,
 ) -> None:
-    """Restore the images that ``sources`` mean, and report.
-
-    Parameters
-    ----------
-    kind : type
-        The task, whose options are ``typed`` as the user gave them, None where he did not.
-    """
+    """Restore what ``sources`` mean, and report; options not ``typed`` by the user are None."""
     from . import batch
     from .files import read_mask
 
@@ -343,6 +308,8 @@ def _restore(
         name: text if isinstance(text, bool) else parse(kind, name, text)
         for name, text in given.items()
     }
+    others = {"dtype": dtype, "survey": survey, "planes": planes}
+    record = {name: str(text) for name, text in others.items() if text is not None} | given
     named = [Path(given[name]) for name in ("mask", "psf") if name in given]
     if beads := bead_file(given.get("psf", "")):
         named.append(beads)
@@ -359,7 +326,7 @@ def _restore(
         survey="plane" if survey is None else survey.value,
         overwrite=overwrite,
         named=tuple(path for path in named if path.is_file()),
-        record=_record({"dtype": dtype.value} | given),
+        record={"working_directory": str(Path.cwd()), "options": record},
     )
     if batch.is_stack(sources, target):
         if len(sources) > 1:
@@ -380,9 +347,5 @@ def _restore(
         return
     single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
     results = task.restore(single, batch.Bar().show)
-    typer.echo("\n".join([batch.summarize(results), *map(on_one_line, single.outputs)]))
-
-
-def _record(given: dict[str, Any]) -> dict[str, Any]:
-    """Note what was typed, and where relative names begin."""
-    return {"working_directory": str(Path.cwd()), "options": given}
+    said = batch.summarize(results, task.settings.noise is not None)
+    typer.echo("\n".join([said, *map(on_one_line, single.outputs)]))

@@ -13,18 +13,8 @@ from .errors import DmspError
 def output_dtype(source: np.dtype[Any], wanted: Any = None) -> np.dtype[Any]:
     """Return the type of restored pixels: the one rule of all faces.
 
-    Parameters
-    ----------
-    source : dtype
-        Of what is restored.
-    wanted : dtype or "input", optional
-        float32 by default, as in Python and the panels. "input", which files have by default, keeps
-        integers, and gives float32 for all else.
-
-    Raises
-    ------
-    DmspError
-        For types that results cannot have.
+    float32 by default, as in Python and the panels. "input", which files have by default, keeps
+    integers of the source, and gives float32 for all else.
     """
     if isinstance(wanted, str) and wanted == "input":
         wanted = source if source.kind in "ui" else None

@@ -6,32 +6,28 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING
-from functools import cache, partial
-from typing import Any, Protocol
+from functools import cache
+from typing import Any
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .core.inputs import take_array
 from .core.job import Restoration, run
-from .core.solvers import State
 from .core.tasks import prepare_task as prepare
 from .plan import Axes, Plan, restore_array
 from .settings import TASKS, Settings, options
 
 _CALLBACK = "Called with every `State`; returns True to stop and keep the estimate."
-
-
-class Restore(Protocol):
-    """A public function, whose options are those of its task's settings."""
-
-    def __call__(
-        self,
-        image: ArrayLike,
-        *arguments: Any,
-        callback: Callable[[State], bool | None] | None = None,
-        **options: Any,
-    ) -> Restoration:
-        """Restore an image."""
+_RAISES = """Raises
+------
+DmspError
+    For input that cannot be restored; the message says what to change."""
+_REFERENCES = """References
+----------
+.. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
+   NIPS 2017, arXiv:1709.03749."""
+# A public function, whose options are those of its task's settings.
+Restore = Callable[..., Restoration]
 
 
 @cache
@@ -46,7 +42,7 @@ def _public(task: str) -> Restore:
         bound = signature.bind(*arguments, **options).arguments
         array = take_array(bound.pop(kind.takes[0]), "image")
         settings = kind.of(**bound, **noise)
-        axes = 2 + (settings.channel_axis is not None)
+        axes = settings.space + (settings.channel_axis is not None)
         # What is no stack is a plane, or has a core's sentence that says why it is none.
         if array.ndim <= axes or 1 in array.shape or array.shape[-1] in (3, 4):
             return run(prepare(settings, array), callback)
@@ -59,8 +55,10 @@ def _public(task: str) -> Restore:
 
 
 def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Restoration:
-    """Restore a stack plane by plane, as all faces do."""
-    plan = Plan.of(settings, stack, Axes.of(stack.shape, settings.channel_axis))
+    """Restore a stack plane by plane, or volume by volume, as all faces do."""
+    names = "tczyx"[-stack.ndim :] if settings.space == 3 and stack.ndim <= 5 else ""
+    axes = Axes.of(stack.shape, settings.channel_axis, names, settings.space)
+    plan = Plan.of(settings, stack, axes)
     restored = restore_array(plan, callback)
     planes = [restored.planes.get(plane) for plane in plan.axes.planes]
     return Restoration.of_planes(restored.image, planes, not settings.blind)
@@ -68,38 +66,30 @@ def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Re
 
 def _signature(kind: type[Settings]) -> inspect.Signature:
     """Return the image, the option that needs no name, the others, and the callback."""
-    anywhere, named = (
-        partial(inspect.Parameter, kind=form)
-        for form in (
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            inspect.Parameter.KEYWORD_ONLY,
-        )
-    )
-    parameters = [anywhere(kind.takes[0])]
+    make = inspect.Parameter
+    parameters = [make(kind.takes[0], make.POSITIONAL_OR_KEYWORD)]
     listed = [each for each, _ in options(kind)]
     for each in sorted(listed, key=lambda each: each.name != kind.positional):
-        make = anywhere if each.name == kind.positional else named
-        default = inspect.Parameter.empty if each.default is MISSING else each.default
-        parameters.append(make(each.name, default=default))
-    parameters.append(named("callback", default=None))
+        form = make.POSITIONAL_OR_KEYWORD if each.name == kind.positional else make.KEYWORD_ONLY
+        default = make.empty if each.default is MISSING else each.default
+        parameters.append(make(each.name, form, default=default))
+    parameters.append(make("callback", make.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters, return_annotation=Restoration)
 
 
 def _document(kind: type[Settings]) -> str:
     """Put the options into the docstring of a task, as parameters."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    summary, _, rest = text.partition("\n\n")
-    name, form = kind.takes
-    parameters = [(name, "array_like", form)]
+    summary, *others = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    parameters = [(kind.takes[0], "array_like", kind.takes[1])]
     for each, about in options(kind):
         parameters.append((each.name, about.kind, f"{about.explain('By default')} {about.more}"))
     parameters.append(("callback", "callable, optional", _CALLBACK))
-    lines = [
-        f"{name} : {form}\n" + textwrap.fill(about, 92, initial_indent=tab, subsequent_indent=tab)
-        for tab in (" " * 4,)
+    listed = "\n".join(
+        f"{name} : {form}\n{textwrap.indent(textwrap.fill(about, 88), ' ' * 4)}"
         for name, form, about in parameters
-    ]
-    return f"{summary}\n\nParameters\n----------\n" + "\n".join(lines) + f"\n\n{rest}\n"
+    )
+    parts = [f"Parameters\n----------\n{listed}", *others[:1], _RAISES, *others[1:], _REFERENCES]
+    return "\n\n".join([summary, *parts]) + "\n"
 
 
 def __getattr__(name: str) -> Restore:

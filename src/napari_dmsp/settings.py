@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -97,47 +98,31 @@ def parse_pattern(text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What the faces must know of an option, beside its name and its default.
+    """What the faces must know of an option, beside its name and its default."""
 
-    Attributes
-    ----------
-    help : str
-        A sentence or two without the default.
-    kind : str
-        Type in words, as numpydoc has it.
-    label : str
-        Name in a panel.
-    flag : str
-        Name in the shell; nothing where the shell has no such option.
-    auto : str
-        What None stands for, in words: the end of "by default".
-    unit : str
-        Unit of a number, such as "px".
-    choices : tuple of str
-        All values, or those that are offered beside what is typed.
-    metavar : str
-        What the shell shows for a value.
-    more : str
-        Further sentences for Python.
-    folded : bool
-        Whether a panel shows it only among its further options.
-    limits : tuple of float
-        Least and greatest value of a number.
-    parse : callable
-        Reads a value as it is typed in the shell or into a panel; raises a ValueError.
-    """
-
+    # Help in a sentence or two, without the default.
     help: str
+    # Type in words, as numpydoc has it.
     kind: str
+    # Name in a panel.
     label: str = ""
+    # Name in the shell; nothing where the shell has no such option.
     flag: str = ""
+    # What None stands for, in words: the end of "by default".
     auto: str = ""
+    # Unit of a number, such as "px".
     unit: str = ""
+    # All values, or those that are offered beside what is typed.
     choices: tuple[str, ...] = ()
+    # What the shell shows for a value.
     metavar: str = ""
+    # Further sentences for Python.
     more: str = ""
+    # Whether a panel shows it only among its further options.
     folded: bool = True
+    # Least and greatest value of a number.
     limits: tuple[float, float] = (-math.inf, math.inf)
+    # Reads a value as it is typed in the shell or into a panel; raises a ValueError.
     parse: Callable[[str], Any] = str
 
     def explain(self, default: str) -> str:
@@ -156,7 +141,7 @@ class Settings:
     """Options that all tasks share; a task is a subclass.
 
     A subclass is documented like a function, and its docstring becomes that of the public function,
-    with the options as parameters.
+    with the options as parameters, and what all of them raise and refer to.
     """
 
     # Name of the task, and of the public function, the command and the panel.
@@ -284,30 +269,30 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise a `DmspError` for values that suit no image."""
-        for each, about in options(type(self)):
-            value = getattr(self, each.name)
-            closed = about.choices and each.name == "method"
-            if closed and value not in about.choices:
-                raise DmspError(
-                    f"{each.name}={value!r} is unknown; use one of {', '.join(about.choices)}."
-                )
-        if self.iterations is not None and (
-            isinstance(self.iterations, bool)
-            or not self.iterations >= 1
-            or self.iterations > MAX_ITERATIONS
-            or self.iterations != int(self.iterations)
+        if self.method not in METHODS:
+            raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
+        count = self.iterations
+        if count is not None and (
+            isinstance(count, bool)
+            or not _is_number(count)
+            or not 1 <= count <= MAX_ITERATIONS
+            or count % 1
         ):
             raise DmspError(
-                f"iterations={self.iterations} must be a whole number, at least 1 and at most "
+                f"iterations={count} must be a whole number, at least 1 and at most "
                 f"{MAX_ITERATIONS}."
             )
-        if not -(2**63) <= self.seed < 2**63:
-            raise DmspError(f"seed={self.seed} must fit into 64 bits.")
-        noise = self.noise
-        if noise is not None and not isinstance(noise, Photons) and not 0 <= noise < math.inf:
+        if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**63:
+            raise DmspError(f"seed={self.seed} must be a whole number of at most 64 bits.")
+        noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
+        # Of mosaics, every filter may have a level of its own.
+        single = {"noise": noise, "background": None if self.makes_colour else black}
+        for name, value in single.items():
+            if value is not None and not _is_number(value):
+                raise DmspError(f"{name}={value!r} must be one number.")
+        if noise is not None and not 0 <= noise < math.inf:
             raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")
-        black = self.background
-        if isinstance(black, int | float) and not math.isfinite(black):
+        if _is_number(black) and not math.isfinite(black):
             raise DmspError(f"background={black} must be a finite number.")
 
     @classmethod
@@ -320,7 +305,7 @@ class Settings:
         known = {each.name for each in fields(cls)}
         unknown = sorted(set(options) - known)
         if unknown:
-            raise TypeError(f"{cls.task}() got unexpected arguments: {', '.join(unknown)}")
+            raise TypeError(f"{cls.__name__} got unexpected arguments: {', '.join(unknown)}")
         return cls(**options)
 
     @property
@@ -348,27 +333,22 @@ class Settings:
 
     def given(self) -> dict[str, Any]:
         """Only the options that differ from their defaults."""
-        return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if each.default is MISSING or getattr(self, each.name) is not each.default
-        }
+        defaults = {each.name: each.default for each in fields(self)}
+        return {k: v for k, v in self.arguments().items() if v is not defaults[k]}
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON knows them; of arrays, shape, type and hash."""
         return {"task": self.task} | {k: _plain(v) for k, v in self.arguments().items()}
 
     def code(self, **instead: str) -> str:
-        """Write them down as arguments of the public function.
-
-        Parameters
-        ----------
-        **instead : str
-            What is written for arrays and other values that have no short name.
-        """
-        given = self.given()
-        written = {name: repr(value) for name, value in given.items()} | instead
+        """Write them down as arguments of the public function, with names ``instead`` of arrays."""
+        written = {name: repr(value) for name, value in self.given().items()} | instead
         return ", ".join(f"{name}={text}" for name, text in written.items())
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one number, of Python or of any library."""
+    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
 
 
 def _plain(value: Any) -> Any:
@@ -419,16 +399,6 @@ class Deblur(Settings):
     Restoration
         ``image`` has the shape and the units of the input, float32; ``psf`` is the one given or
         found.
-
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-
-    References
-    ----------
-    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
-       NIPS 2017, arXiv:1709.03749.
 
     Examples
     --------
@@ -488,21 +458,11 @@ class Superres(Settings):
         grids share their outer edges: row ``i`` of the H' rows of the result lies at
         ``(i + 0.5) * H / H' - 0.5`` of the input.
 
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-
     Notes
     -----
     Without a PSF, the image is taken for an antialiased bicubic reduction of the result; with one,
     for the samples of the blurred result at the centres of blocks of ``scale`` pixels, a whole
     number.
-
-    References
-    ----------
-    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
-       NIPS 2017, arXiv:1709.03749.
     """
 
     task = "superres"
@@ -526,7 +486,7 @@ class Superres(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 < self.scale <= MAX_SCALE:
+        if not _is_number(self.scale) or not 1 < self.scale <= MAX_SCALE:
             raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
         if self.psf is not None and self.scale != int(self.scale):
             raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")
@@ -547,16 +507,6 @@ class Demosaic(Settings):
         ``image`` is (H, W, 3) in the units of the mosaic, float32, background included. Colours are
         those of the sensor, without white balance and gamma, unless they are developed: then black
         is the background, and white is white.
-
-    Raises
-    ------
-    DmspError
-        For input that cannot be restored; the message says what to change.
-
-    References
-    ----------
-    .. [1] Bigdeli, Jin, Favaro, Zwicker, "Deep mean-shift priors for image restoration",
-       NIPS 2017, arXiv:1709.03749.
     """
 
     task = "demosaic"
@@ -626,13 +576,7 @@ def options(kind: type[Settings]) -> Iterator[tuple[Field[Any], Option]]:
 
 
 def parse(kind: type[Settings], name: str, text: str) -> Any:
-    """Read the value of an option as it is typed in the shell or into a panel.
-
-    Raises
-    ------
-    DmspError
-        For what is not understood.
-    """
+    """Read the value of an option as it is typed in the shell or into a panel."""
     about = next(about for each, about in options(kind) if each.name == name)
     try:
         return about.parse(text)
@@ -645,16 +589,9 @@ def parse(kind: type[Settings], name: str, text: str) -> Any:
 
 
 def in_words(text: str, kind: type[Settings], face: str) -> str:
-    """Say an error of the core in the words of a face.
+    """Say an error in the words of a face, "shell" or "panel".
 
-    Parameters
-    ----------
-    text : str
-        A message in which options are called as in Python, such as ``iterations=0``.
-    kind : type
-        The task.
-    face : {"shell", "panel"}
-        Whose words are wanted.
+    Messages call options as in Python, such as ``iterations=0``.
     """
     names = {"noise_sigma": "noise"}
     known = {each.name: about for each, about in options(kind)}

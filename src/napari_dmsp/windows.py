@@ -33,6 +33,8 @@ CPU_TILE = 2152
 # that stays while the network runs; of the network, for a pixel; of all else, as torch. Measured.
 PIXEL_BYTES, CHANNEL_BYTES, STAYS = 63, 40, 0.7
 FEATURE_BYTES = 240
+# The same of volumes, for a voxel of all that light came from.
+VOXEL_BYTES = 100
 BASE_BYTES = 350_000_000
 # Side of the parts into which the planes of zarr arrays are cut, and the least of it, in pixels of
 # the result. What a part sees of its neighbours, beside half the point spread function: with less
@@ -40,14 +42,11 @@ BASE_BYTES = 350_000_000
 PART, MIN_PART, HALO = 1024, 64, 64
 
 
-def spans(size: int, tile: int) -> list[tuple[int, int]]:
+def spans(size: int, tile: int) -> list[Span]:
     """Cover ``size`` pixels with as few tiles as can be, about alike, that overlap.
 
-    Returns
-    -------
-    list of tuple of int
-        Begin and end of each. All but the last begin and end at multiples of `STRIDE`, neighbours
-        share at least `OVERLAP` pixels, and none is longer than ``tile``.
+    All but the last begin and end at multiples of `STRIDE`, neighbours share at least `OVERLAP`
+    pixels, and none is longer than ``tile``.
     """
     if size <= tile:
         return [(0, size)]
@@ -61,21 +60,18 @@ def spans(size: int, tile: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + step + OVERLAP, size)) for begin in begins]
 
 
+def volume_bytes(shape: tuple[int, ...], psf_shape: tuple[int, ...]) -> int:
+    """Estimate the greatest memory of the restoration of a volume, besides `BASE_BYTES`."""
+    return VOXEL_BYTES * math.prod(n + k - 1 for n, k in zip(shape, psf_shape, strict=True))
+
+
 def memory_bytes(
     shape: tuple[int, int], channels: int, tile: int | None, features: int = FEATURE_BYTES
 ) -> int:
-    """Estimate the greatest memory of a restoration, besides `BASE_BYTES`.
+    """Estimate the greatest memory of a restoration in bytes, besides `BASE_BYTES`.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Height and width of the result.
-    channels : int
-        Of the result.
-    tile : int or None
-        Greatest side of a tile.
-    features : int
-        Bytes that the network takes for a pixel.
+    ``shape`` and ``channels`` are those of the result; the network takes ``features`` bytes for a
+    pixel of a tile.
     """
     state = math.prod(shape) * (PIXEL_BYTES + CHANNEL_BYTES * channels)
     sides = (max(end - begin for begin, end in spans(n, tile or n)) for n in shape)
@@ -84,20 +80,13 @@ def memory_bytes(
 
 @dataclass(frozen=True)
 class Lines:
-    """How one axis of the planes is cut, in pixels of the source.
+    """How one axis of the planes is cut, in pixels of the source."""
 
-    Attributes
-    ----------
-    parts : tuple of (int, int)
-        What is restored, side by side.
-    windows : tuple of (int, int)
-        What is read for each: the part and what surrounds it.
-    scale : float
-        Pixels of the result per pixel of the source.
-    """
-
+    # What is restored, side by side.
     parts: tuple[Span, ...]
+    # What is read for each: the part and what surrounds it.
     windows: tuple[Span, ...]
+    # Pixels of the result per pixel of the source.
     scale: float = 1.0
 
     @classmethod
@@ -116,6 +105,11 @@ class Lines:
             for begin, end in parts
         ]
         return cls(tuple(parts), tuple(windows), scale)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of the windows."""
+        return [end - begin for begin, end in self.windows]
 
     @property
     def targets(self) -> list[Span]:
@@ -186,10 +180,10 @@ class Grid:
         DmspError
             Where planes cannot be cut so.
         """
-        if part is not None and (part < MIN_PART or int(part) != part):
+        if part is not None and (part < MIN_PART or part % 1):
             raise DmspError(f"chunks={part} must be a whole number, at least {MIN_PART}, or None.")
-        if halo < 0:
-            raise DmspError(f"halo={halo} must not be negative.")
+        if not 0 <= halo < math.inf:
+            raise DmspError(f"halo={halo} must be zero or positive, and finite.")
         length = math.inf if part is None else part
         rows, columns = (
             Lines.cut(n, float(length / ratio(f)), float(halo / ratio(f)), step, f)
@@ -210,18 +204,6 @@ class Grid:
     def shape(self) -> tuple[int, int]:
         """Height and width of the result."""
         return self.rows.targets[-1][1], self.columns.targets[-1][1]
-
-    @property
-    def smallest(self) -> tuple[int, int]:
-        """Least height and width of windows."""
-        heights, widths = ([b - a for a, b in x.windows] for x in (self.rows, self.columns))
-        return min(heights), min(widths)
-
-    @property
-    def largest(self) -> tuple[int, int]:
-        """Greatest height and width of windows."""
-        heights, widths = ([b - a for a, b in x.windows] for x in (self.rows, self.columns))
-        return max(heights), max(widths)
 
     def __len__(self) -> int:
         return len(self.rows.parts) * len(self.columns.parts)

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_dmsp.core import prepare_deblur, run
+from napari_dmsp.core.blind import count_evaluations
 from napari_dmsp.core.device import Watch, flushed_denormals, own_state
 from napari_dmsp.core.inputs import bad_pixels, check_image, check_mask, take_array
 from napari_dmsp.core.networks import UNet
@@ -167,6 +168,14 @@ def test_masked_values_of_a_psf_are_zero():
     broken[0, 0] = 1e6
     masked = np.ma.array(broken, mask=broken == 1e6)
     assert_array_equal(restored(psf=masked).psf, restored(psf=np.pad(PSF, 1)).psf)
+
+
+def test_whole_numbers_may_be_floats():
+    whole = run(prepare_deblur(IMAGE, PSF, prior=smooth, iterations=np.float64(2), device="cpu"))
+    assert_array_equal(whole.image, restored().image)
+    assert count_evaluations((64, 64), 7.0) == count_evaluations((64, 64), 7)
+    with pytest.raises(DmspError, match=r"psf_size=7\.5 must be odd"):
+        count_evaluations((64, 64), 7.5)
 
 
 def test_psf_and_psf_size_are_not_for_one_call():

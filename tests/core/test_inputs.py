@@ -14,6 +14,7 @@ from napari_dmsp.core.networks import UNet
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 from napari_dmsp.priors import is_fluorescence
+from napari_dmsp.settings import Demosaic
 
 SAMPLES = resources.files("napari_dmsp") / "samples"
 PHOTOS = ["city-lossless.png", "dog-lossless.png"]
@@ -72,7 +73,7 @@ def test_a_name_or_a_colour_decides_before_the_look_of_the_image(nuclei):
     assert chosen(nuclei, prior="gray") == "gray"
     assert chosen(photo, prior="microscopy") == "microscopy"
     assert chosen(np.stack([nuclei] * 3, -1), channel_axis=-1) == "rgb"
-    assert read_input(nuclei, {}, mosaic=True).model.name == "rgb"
+    assert read_input(nuclei, Demosaic()).model.name == "rgb"
 
 
 def test_without_a_prior_for_microscopy_fluorescence_takes_the_one_for_photographs(

@@ -339,6 +339,11 @@ def test_pixels_without_data_are_said(tmp_path):
     tag = [(42113, "s", 0, "-9999", True)]
     tifffile.imwrite(tmp_path / "in.tif", pixels, extratags=tag)
     assert read_planes(tmp_path / "in.tif").warnings[0].startswith("5 pixels are -9999")
+    colours = numbers((*GREY, 3), "u1") // 2 + 1
+    colours[3, :5], colours[4, 0, 0] = 0, 0
+    tag = [(42113, "s", 0, "0", True)]
+    tifffile.imwrite(tmp_path / "rgb.tif", colours, photometric="rgb", extratags=tag)
+    assert read_planes(tmp_path / "rgb.tif").warnings[0].startswith("5 pixels are 0")
 
 
 @pytest.mark.parametrize("dtype", ["c8", "c16"])

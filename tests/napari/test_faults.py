@@ -261,6 +261,19 @@ def test_stale_lines_go(qtbot, viewer, fake_prior, open_panel, grey_image):
     assert panel._plan.value.startswith("10 × 20")
 
 
+def test_a_measured_speed_is_that_of_its_device(qtbot, viewer, fake_prior, open_panel, grey_image):
+    viewer.add_image(grey_image, name="step")
+    panel = open_panel()
+    panel.run()
+    finish(qtbot, panel)
+    assert set(panel._measured) == {"cpu"}
+    panel._measured["cpu"] = 1e9
+    panel.refresh()
+    assert "days" in panel._plan.value
+    panel.advanced.device.value = "cuda"
+    assert "days" not in panel._plan.value
+
+
 def test_a_slider_beyond_the_image_is_told(viewer, open_panel, grey_image):
     short = viewer.add_image(np.stack([grey_image] * 2), axis_labels=("t", "y", "x"))
     viewer.add_image(np.stack([grey_image] * 9), axis_labels=("t", "y", "x"))

@@ -51,8 +51,8 @@ class UnbinRows(settings.Settings):
 
 
 @own_state()
-def prepare_unbin_rows(image, **options):
-    given = read_input(image, options)
+def prepare_unbin_rows(image, *, reference=None, **options):
+    given = read_input(image, UnbinRows.of(**options), reference)
     return prepare({"task": "unbin_rows"}, given, Problem.of(given, RowBinning()))
 
 

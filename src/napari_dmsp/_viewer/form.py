@@ -6,9 +6,18 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from magicgui.widgets import CheckBox, ComboBox, Container, Label, LineEdit, Widget
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    Container,
+    Label,
+    LineEdit,
+    ProgressBar,
+    PushButton,
+    Widget,
+)
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QLabel, QScrollArea, QScrollBar, QSizePolicy, QVBoxLayout, QWidget
@@ -16,6 +25,12 @@ from superqt import QCollapsible
 
 from ..errors import DmspError
 from ..settings import Option, Settings, in_words, parse
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Image
+
+    from .worker import Controller
 
 LABEL_WIDTH = 88
 # Height in pixels to which the choices of a panel can be squeezed; the rest of them is scrolled to.
@@ -33,10 +48,67 @@ WORDS = {
     r"\bsigma=": "σ ",
     r"\blength=": "Length ",
     r"\bangle=": "Angle ",
-    r"\b(leave it out|None)(?= (to )?estimate)": "leave it empty",
+    r"\bleave it out(?= to estimate)": "leave it empty",
 }
 
 Offers = list[tuple[str, Any]]
+
+
+class Panel(Container[Widget]):
+    """What the panels share: a viewer, the end of a run, lines of text and a bar."""
+
+    # What is said when the user stops a run.
+    stopping: ClassVar[str]
+    _runner: Controller
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
+        self._viewer: napari.Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self._stop_button = PushButton(text="Stop and keep")
+        self._cancel_button = PushButton(text="Cancel")
+        self._plan, self._report = text_line(), text_line()
+        self._bar = ProgressBar(visible=False)
+        super().__init__(widgets=self._make_widgets(), labels=False)
+        self._stop_button.changed.connect(self.stop)
+        self._cancel_button.changed.connect(self.cancel)
+        self.native_parent_changed.connect(self._leave_without_dock)
+        self._runner.close_with(self.native)
+
+    def _make_widgets(self) -> list[Widget]:
+        raise NotImplementedError
+
+    def image_layers(self, _: object = None) -> list[Image]:
+        """Return the image layers of the viewer."""
+        from napari.layers import Image
+
+        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    @property
+    def running(self) -> bool:
+        """Whether a run goes on."""
+        return self._runner.running
+
+    def stop(self) -> None:
+        """End the run after its current step, and keep what was done."""
+        self._runner.stop()
+        self._say(self.stopping)
+
+    def cancel(self) -> None:
+        """End the run within its current step, and drop what was done."""
+        self._runner.cancel()
+        self._say("Cancelling …")
+
+    def refresh(self, *_: Any) -> None:
+        """Say what a run will do, or why there can be none."""
+        raise NotImplementedError
+
+    def _say(self, text: str) -> None:
+        self._report.value = text
+        self.refresh()
+
+    def _leave_without_dock(self, parent: object) -> None:
+        if parent is None:
+            self._runner.leave()
 
 
 class OpenChoice(ComboBox):
@@ -65,17 +137,10 @@ class OpenChoice(ComboBox):
 
 
 class LayerChoice(ComboBox):
-    """Layers to choose from, perhaps beside other things.
+    """Layers to choose from, perhaps beside other things: what ``offers`` returns.
 
     When the layer that was chosen goes, nothing is chosen until the user does: no other layer takes
-    its place in silence.
-
-    Parameters
-    ----------
-    offers : callable
-        Returns what there is now, with its texts.
-    propose : callable, optional
-        Picks one of the values, or None, for a user who has not chosen yet; the first by default.
+    its place in silence. For a user who has not chosen yet, ``propose`` picks a value, or None.
     """
 
     def __init__(
@@ -133,13 +198,7 @@ def option_widget(each: Field[Any], about: Option) -> Widget:
 
 
 def read_option(kind: type[Settings], each: Field[Any], about: Option, widget: Any) -> Any:
-    """Return the value of an option that the user chose or typed.
-
-    Raises
-    ------
-    DmspError
-        For what is not understood, or is beyond the option's limits.
-    """
+    """Return the value of an option that the user chose or typed."""
     if not isinstance(widget, OpenChoice | LineEdit):
         return widget.value
     text = str(widget.value).strip()
@@ -159,13 +218,7 @@ def number(name: str, label: str, value: float, tooltip: str = "") -> LineEdit:
 
 
 def read_number(edit: LineEdit) -> float:
-    """Return the number in an input of `number`.
-
-    Raises
-    ------
-    DmspError
-        For anything else.
-    """
+    """Return the number in an input of `number`."""
     try:
         return float(edit.value)
     except ValueError:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import DmspError
+
 if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Layer, Shapes
@@ -31,39 +33,24 @@ class Selection:
     """What is to be restored of an image layer, plane by plane, and where the result belongs.
 
     Made in the GUI thread, where it computes nothing.
-
-    Attributes
-    ----------
-    index : tuple of slice
-        The part of the layer's data: a rectangle in two axes, one or all steps of the others, and
-        of RGBA the colours only.
-    axes : tuple of int
-        The two axes of a plane.
-    rgb : bool
-        Whether the layer is in colour.
-    colours : int or None
-        The axis of the data along which colours lie that are restored together.
-    margin : Region
-        The rectangle as read: with what surrounds it, as far as there is any.
-    layer_options : dict
-        What a layer with the restored part takes over: transform, units, colormap and so on.
-    layer : Image
-        The layer, which the user may rename or remove at any moment.
-    beyond : str
-        A sentence if a slider is beyond the layer; the plane that is nearest to it is taken.
-    data : array_like
-        The layer's data as they were.
     """
 
+    # The part of the layer's data: a rectangle in two axes, one or all steps of the others, and of
+    # RGBA the colours only.
     index: tuple[slice, ...]
     axes: Axes
+    # Whether the layer is in colour, and the axis of colours that are restored together.
     rgb: bool
     colours: int | None
+    # The rectangle as read: with what surrounds it, as far as there is any.
     margin: Region
+    # What a layer with the restored part takes over: transform, units, colormap and so on.
     layer_options: dict[str, Any]
+    # The layer, which the user may rename or remove at any moment, and its data as they were.
     layer: Image = field(repr=False)
-    beyond: str
     data: Any = field(repr=False)
+    # A sentence if a slider is beyond the layer; the plane that is nearest to it is taken.
+    beyond: str
     _to_physical: Callable[[Any], Any] = field(repr=False)
 
     @property
@@ -133,15 +120,10 @@ class Selection:
         )
 
     def blank(self, block: NDArray[Any]) -> NDArray[Any]:
-        """Return a transparent array for all planes that are like a restored one.
+        """Return a transparent array for all planes, of which a restored one is ``block``.
 
         Several planes in colour have a fourth sample, which is zero; several grey ones are NaN, and
         float32 therefore.
-
-        Parameters
-        ----------
-        block : ndarray
-            A restored plane, with all axes of the data and perhaps colours.
         """
         shape = list(block.shape)
         for axis in self.walked:
@@ -195,10 +177,6 @@ def select(
 
     Parameters
     ----------
-    layer : Image
-        What is restored.
-    dims : Dims
-        Of the viewer; they say which step is shown.
     axes : tuple of int, optional
         The two axes of a plane; those on screen by default, as in `plane_axes`.
     colours : int, optional
@@ -207,31 +185,25 @@ def select(
         Rectangle within the plane; all of it by default.
     along : sequence of int
         Other axes of which all steps are selected, and not only the one shown.
-    margin : int
-        Pixels around the region that are restored too, and cut off.
-    align : int
-        The region begins at multiples of this many pixels.
-
-    Raises
-    ------
-    ValueError
-        If the region is outside the image.
+    margin, align : int
+        Pixels around the region that are restored too, and cut off; and of how many it begins at
+        multiples.
     """
     data = full_resolution(layer)
     axes = axes or plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
     shown = [axis for axis in range(layer.ndim) if axis not in (*axes, *along, colours)]
-    index = [
-        slice(0, size) if axis in (*axes, *along, colours) else _step(position[axis], size)
-        for axis, size in enumerate(data.shape[: layer.ndim])
-    ]
+    index = [slice(0, size) for size in data.shape[: layer.ndim]]
+    for axis in shown:
+        start = int(np.clip(position[axis], 0, data.shape[axis] - 1))
+        index[axis] = slice(start, start + 1)
     around = [index[axis] for axis in axes]
     if region is not None:
         for i, (axis, part) in enumerate(zip(axes, region, strict=True)):
             size = data.shape[axis]
             start, stop = max(part.start, 0) // align * align, min(part.stop, size)
             if start >= stop:
-                raise ValueError("The region lies outside the image; move it or choose another.")
+                raise DmspError("The region lies outside the image; move it or choose another.")
             index[axis] = slice(start, stop)
             around[i] = slice(max(start - margin, 0) // align * align, min(stop + margin, size))
     to_physical = _physical_transform(layer)
@@ -246,8 +218,8 @@ def select(
         (around[0], around[1]),
         _layer_options(layer),
         layer,
-        _beyond(layer, data.shape, position, shown),
         data,
+        _beyond(layer, data.shape, position, shown),
         to_physical,
     )
 
@@ -269,18 +241,9 @@ def full_resolution(layer: Image) -> Any:
 
 
 def visible_region(layer: Image, dims: Dims, axes: Axes, most: int | None = None) -> Region:
-    """Return the part of a layer's plane that is on screen.
+    """Return the part of a layer's plane that is on screen, its middle of ``most`` pixels a side.
 
-    Parameters
-    ----------
-    layer : Image
-        A layer of a viewer.
-    dims : Dims
-        Of the viewer. In 3-D view, and of an axis that is not on screen, all counts as visible.
-    axes : tuple of int
-        Of the plane.
-    most : int, optional
-        Longest side in pixels; the middle of what is visible is taken.
+    In 3-D view, and of an axis that is not on screen, all counts as visible.
     """
     shown = plane_axes(layer, dims) if dims.ndisplay == 2 else ()
     rows, columns = (_visible(layer, axis) if axis in shown else _all(layer, axis) for axis in axes)
@@ -288,55 +251,39 @@ def visible_region(layer: Image, dims: Dims, axes: Axes, most: int | None = None
 
 
 def shape_region(shapes: Shapes, layer: Image, axes: Axes) -> Region:
-    """Return the bounding box, in a layer's plane, of the shape that is selected or was last drawn.
-
-    Raises
-    ------
-    ValueError
-        If nothing was drawn.
-    """
+    """Return the box, in a layer's plane, around the shape that is selected or was last drawn."""
     corners = np.array([_into(layer, shapes, vertex) for vertex in _drawn(shapes)])
-    rows, columns = (corners[:, axis] for axis in axes)
-    low, high = (math.floor(rows.min() + 0.5), math.floor(rows.max() + 0.5) + 1)
-    left, right = (math.floor(columns.min() + 0.5), math.floor(columns.max() + 0.5) + 1)
-    return slice(low, high), slice(left, right)
+    rows, columns = (
+        slice(math.floor(at.min() + 0.5), math.floor(at.max() + 0.5) + 1)
+        for at in (corners[:, axis] for axis in axes)
+    )
+    return rows, columns
 
 
 def drawn_motion(shapes: Shapes, layer: Image, axes: Axes) -> tuple[float, float]:
     """Return length (pixels) and angle (degrees) from the first to the last point of a drawn line.
 
     The angle is counter-clockwise from the x axis as the image is displayed, as for `motion_psf`.
-
-    Raises
-    ------
-    ValueError
-        If nothing was drawn, or the line has no length.
     """
     vertices = _drawn(shapes)
     begin, end = (_into(layer, shapes, vertex) for vertex in (vertices[0], vertices[-1]))
     down, right = ((end - begin)[axis] for axis in axes)
     length = math.hypot(down, right)
     if length < 1:
-        raise ValueError(f"The line in {shapes.name!r} is shorter than a pixel; draw a longer one.")
+        raise DmspError(f"The line in {shapes.name!r} is shorter than a pixel; draw a longer one.")
     return length, math.degrees(math.atan2(-down, right))
 
 
-def pixel_size(layer: Image, axes: Axes, unit: str = "um") -> tuple[float, float]:
-    """Return height and width of a layer's pixels.
-
-    Raises
-    ------
-    ValueError
-        If the layer has no physical units.
-    """
+def pixel_size(layer: Image, axes: Axes) -> tuple[float, float]:
+    """Return height and width of a layer's pixels in µm."""
     sizes = []
     for axis in axes:
         quantity = float(layer.scale[axis]) * layer.units[axis]
         if not quantity.check("[length]"):
-            raise ValueError(
+            raise DmspError(
                 f"{layer.name!r} has no pixel size: set scale and units of the layer, or use px."
             )
-        sizes.append(float(quantity.to(unit).magnitude))
+        sizes.append(float(quantity.to("um").magnitude))
     return sizes[0], sizes[1]
 
 
@@ -372,11 +319,8 @@ def colour_axes(layer: Image, without: Collection[int]) -> dict[int, str]:
 def renew(layer: Image, data: NDArray[Any], options: dict[str, Any]) -> bool:
     """Give a layer other data and options, which is quicker than to make another layer.
 
-    Returns
-    -------
-    bool
-        False, and nothing was done, if it takes another layer: for colours instead of grey, for
-        another type, or for other units (napari#8828).
+    False, and nothing is done, if it takes another layer: for colours instead of grey, for another
+    type, or for other units (napari#8828).
     """
     old, new = (layer.rgb, layer.dtype, layer.units), (options["rgb"], data.dtype, options["units"])
     if old != new:
@@ -418,7 +362,7 @@ def _middle(part: slice, most: int) -> slice:
 
 def _drawn(shapes: Shapes) -> NDArray[Any]:
     if not len(shapes.data):
-        raise ValueError(f"Nothing is drawn in {shapes.name!r}.")
+        raise DmspError(f"Nothing is drawn in {shapes.name!r}.")
     chosen = max(shapes.selected_data, default=len(shapes.data) - 1)
     vertices: NDArray[Any] = np.asarray(shapes.data[chosen])
     return vertices
@@ -428,11 +372,6 @@ def _into(layer: Image, shapes: Shapes, vertex: NDArray[Any]) -> NDArray[Any]:
     """From the coordinates of one layer to those of another."""
     point: NDArray[Any] = np.asarray(layer.world_to_data(shapes.data_to_world(vertex)))
     return point
-
-
-def _step(position: float, size: int) -> slice:
-    start = int(np.clip(position, 0, size - 1))
-    return slice(start, start + 1)
 
 
 def _beyond(layer: Image, shape: Sequence[int], position: Any, axes: Collection[int]) -> str:

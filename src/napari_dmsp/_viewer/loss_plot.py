@@ -15,13 +15,7 @@ LOSS_COLOR, PSNR_COLOR = "#4c9be8", "#e08e2b"
 
 
 class LossPlot:
-    """Loss and validation PSNR over the minutes.
-
-    Attributes
-    ----------
-    native : QWidget
-        To be put into a layout.
-    """
+    """Loss and validation PSNR over the minutes; ``native`` is to be put into a layout."""
 
     def __init__(self) -> None:
         # Imported with the first training: nobody else needs it.

@@ -23,14 +23,9 @@ FILLED = ("ellipse", "polygon", "rectangle")
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """A shape in the coordinates of the image's data.
+    """A shape in the coordinates of the image's data, (n, ndim).
 
-    Attributes
-    ----------
-    vertices : ndarray
-        (n, ndim).
-    filled : bool
-        Whether what it encloses belongs to it; a line is one pixel wide.
+    If it is ``filled``, what it encloses belongs to it; a line is one pixel wide.
     """
 
     vertices: NDArray[np.float64]
@@ -59,30 +54,18 @@ class Outline:
 
 @dataclass(frozen=True, eq=False)
 class LayerMask:
-    """A mask in a layer, as it lies over an image; made in the GUI thread and read anywhere.
-
-    Attributes
-    ----------
-    layer, image : Layer
-        Where it is, and the layer to restore.
-    point : tuple of float
-        Where the sliders were, for axes that the image does not have.
-    outlines : tuple of Outline, or None
-        The shapes of a Shapes layer.
-    free : int
-        How many leading axes of the image the shapes do not have: they lie in all planes there.
-    labels : array_like or None
-        Data of a Labels layer, not zero where a pixel is missing.
-    mapping : ndarray
-        (ndim of the labels, ndim of the image + 1): coordinates in the labels are
-        ``mapping[:, :-1] @ p + mapping[:, -1]`` for coordinates ``p`` in the image.
-    """
+    """A mask in a layer, as it lies over an image; made in the GUI thread and read anywhere."""
 
     layer: Labels | Shapes
     image: Image
+    # Where the sliders were, for axes that the image does not have.
     point: tuple[float, ...]
+    # The shapes of a Shapes layer, and how many leading axes of the image they do not have: they
+    # lie in all planes there.
     outlines: tuple[Outline, ...] | None = None
     free: int = 0
+    # Data of a Labels layer, not zero where a pixel is missing. Coordinates in it are
+    # ``mapping[:, :-1] @ p + mapping[:, -1]`` for coordinates ``p`` in the image.
     labels: Any = field(default=None, repr=False)
     mapping: NDArray[np.float64] | None = None
 
@@ -111,19 +94,9 @@ class LayerMask:
         return cls(layer, image, point, labels=labels, mapping=_matrix(there, image.ndim))
 
     def read(self, index: Sequence[int | slice], axes: Sequence[int]) -> NDArray[np.bool_]:
-        """Return a part of the mask, True where a pixel is missing.
+        """Return what lies over a part of the image's data, True where a pixel is missing.
 
-        Parameters
-        ----------
-        index : sequence of int or slice
-            The part, in the data of the image.
-        axes : sequence of int
-            Rows and columns of planes.
-
-        Returns
-        -------
-        ndarray
-            Of the shape that the image has at this index.
+        ``axes`` are the rows and columns of planes.
         """
         index = index[: self.image.ndim]
         window = [part if isinstance(part, slice) else slice(part, part + 1) for part in index]
@@ -176,23 +149,13 @@ class LayerMask:
 
 @dataclass(frozen=True, eq=False)
 class MaskSource:
-    """A mask over a part of an image, as a `napari_dmsp.plan.Source`.
+    """A mask over a part of an image, as a `napari_dmsp.plan.Source`."""
 
-    Attributes
-    ----------
-    mask : LayerMask or None
-        A layer; None finds the NaN, infinite and saturated pixels of ``data``.
-    data : array_like
-        Of the image.
-    window : tuple of slice
-        The part.
-    axes : tuple of int
-        Rows and columns of planes.
-    """
-
+    # A layer; None finds the NaN, infinite and saturated pixels of the image's data.
     mask: LayerMask | None
     data: Any
     window: tuple[slice, ...]
+    # Rows and columns of planes.
     axes: tuple[int, int]
 
     @property

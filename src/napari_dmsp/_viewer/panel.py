@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from magicgui.widgets import ComboBox, Container, FileEdit, ProgressBar, PushButton, Widget
+from magicgui.widgets import ComboBox, FileEdit, PushButton, Widget
 from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.QtWidgets import QApplication
@@ -27,6 +27,7 @@ from .form import (
     AUTO,
     LayerChoice,
     Offers,
+    Panel,
     Scroll,
     fold,
     form,
@@ -34,7 +35,6 @@ from .form import (
     option_widget,
     read_option,
     row,
-    text_line,
 )
 from .layers import (
     Axes,
@@ -80,32 +80,21 @@ LAYER_EVENTS = ("data", "name", "scale", "translate", "affine", "units", "axis_l
 AxesChoice = tuple[str, tuple[int, ...]]
 
 
-class RunPanel(Container[Widget]):
+class RunPanel(Panel):
     """Chooses an image, runs a task on it beside the viewer and shows the result as a layer.
 
-    `panel_of` derives that of a task, from whose settings most widgets are made.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-        Where the image layers are; napari passes it by this name.
-
-    Attributes
-    ----------
-    inputs, advanced : Container
-        What the user chooses, as ``panel.inputs.noise.value``.
-    script : str
-        Python that gives the last result once more.
-    finished : Signal
-        Emitted at the end of every run with its result, an image layer, or with None.
+    `panel_of` derives that of a task, from whose settings most widgets are made. What the user
+    chooses is in ``inputs`` and ``advanced``, as ``panel.inputs.noise.value``; ``script`` is Python
+    that gives the last result once more.
     """
 
+    # Emitted at the end of every run with its result, an image layer, or with None.
     finished = Signal(object)
     kind: ClassVar[type[Settings]]
+    stopping = "Stopping after this evaluation …"
+    _runner: Runner
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
-        self._viewer: napari.Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._preferences = read_preferences()
         self._runner = Runner(self._show_progress, self._show_done, self._show_outcome)
         self._call: Call | None = None
@@ -117,9 +106,20 @@ class RunPanel(Container[Widget]):
         self._told = 0.0
         self._reported: tuple[Any, ...] = ()
         self._followed: set[Layer] = set()
-        self._seconds_per_megapixel: float | None = None
+        # Seconds per megapixel and evaluation, as measured, by the device.
+        self._measured: dict[str, float] = {}
         self.script = ""
+        super().__init__(napari_viewer)
+        layout = self.native.layout()
+        layout.insertWidget(0, Scroll([self.inputs.native, fold("Advanced", self.advanced.native)]))
+        layout.setSpacing(4)
+        active = self._viewer.layers.selection.active
+        if active in self.image_layers() and active.visible:
+            self._image.value = active
+        self._connect()
+        self.refresh()
 
+    def _make_widgets(self) -> list[Widget]:
         self.inputs = form(self._input_widgets())
         self.advanced = form(self._advanced_widgets())
         self._preview_button = PushButton(
@@ -127,29 +127,14 @@ class RunPanel(Container[Widget]):
             tooltip=f"Restore the middle of the visible area, {PREVIEW} pixels wide.",
         )
         self._run_button = PushButton(text="Run")
-        self._stop_button = PushButton(text="Stop and keep", visible=False)
-        self._cancel_button = PushButton(text="Cancel", visible=False)
         self._script_button = PushButton(
             text="Copy as Python",
             tooltip="Copy a script that gives the last result once more.",
-            visible=False,
         )
-        self._plan, self._report = text_line(), text_line()
-        self._bar = ProgressBar(visible=False, max=BAR)
+        self._bar.max = BAR
         idle = [self._preview_button, self._run_button, self._script_button]
-        busy = [self._stop_button, self._cancel_button]
-        super().__init__(
-            widgets=[row([*idle, *busy]), self._plan, self._bar, self._report], labels=False
-        )
-        layout = self.native.layout()
-        layout.insertWidget(0, Scroll([self.inputs.native, fold("Advanced", self.advanced.native)]))
-        layout.setSpacing(4)
-
-        active = self._viewer.layers.selection.active
-        if active in self.image_layers() and active.visible:
-            self._image.value = active
-        self._connect()
-        self.refresh()
+        buttons = row([*idle, self._stop_button, self._cancel_button])
+        return [buttons, self._plan, self._bar, self._report]
 
     def _input_widgets(self) -> list[Widget]:
         self._image = LayerChoice(self._images, name="image", label="Image")
@@ -239,8 +224,6 @@ class RunPanel(Container[Widget]):
     def _connect(self) -> None:
         self._preview_button.changed.connect(self.preview)
         self._run_button.changed.connect(self.run)
-        self._stop_button.changed.connect(self.stop)
-        self._cancel_button.changed.connect(self.cancel)
         self._script_button.changed.connect(self.copy_script)
         for part in (self.inputs, self.advanced):
             part.changed.connect(self.refresh)
@@ -252,17 +235,12 @@ class RunPanel(Container[Widget]):
         camera = getattr(self._viewer, "scene", self._viewer).camera
         camera.events.connect(self._follow_camera)
         priors_changed.connect(self._prior.reset_choices)
-        self.native_parent_changed.connect(self._cancel_without_dock)
-        self._runner.close_with(self.native)
 
     # What the user does.
 
-    def image_layers(self) -> list[Image]:
+    def image_layers(self, _: object = None) -> list[Image]:
         """Return the image layers of the viewer, point spread functions last."""
-        from napari.layers import Image
-
-        layers = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-        return sorted(layers, key=is_psf)
+        return sorted(super().image_layers(), key=is_psf)
 
     def shapes_layers(self) -> Offers:
         """Return the names and the layers in which something can be drawn."""
@@ -287,11 +265,6 @@ class RunPanel(Container[Widget]):
         assert self.image is not None
         return self._axes.value or plane_axes(self.image, self._viewer.dims)
 
-    @property
-    def running(self) -> bool:
-        """Whether a run goes on."""
-        return self._runner.running
-
     def psf(self) -> ShapedPsf | LayerPsf | None:
         """Return the point spread function, or None if it is unknown or there is none."""
         return None if self._psf is None else self._psf.read()
@@ -307,16 +280,6 @@ class RunPanel(Container[Widget]):
     def preview(self) -> None:
         """Start a run for the middle of what is on screen, of the plane that is shown."""
         self._start(preview=True)
-
-    def stop(self) -> None:
-        """End the run after the current evaluation and keep its estimate."""
-        self._runner.stop()
-        self._say("Stopping after this evaluation …")
-
-    def cancel(self) -> None:
-        """End the run within the current evaluation and drop its estimate."""
-        self._runner.cancel()
-        self._say("Cancelling …")
 
     def copy_script(self) -> None:
         """Copy the script of the last result to the clipboard."""
@@ -373,8 +336,8 @@ class RunPanel(Container[Widget]):
 
     def _say(self, text: str) -> None:
         """Report about the choices as they are."""
-        self._report.value, self._reported = text, self._choices()
-        self.refresh()
+        self._reported = self._choices()
+        super()._say(text)
 
     def _choices(self) -> tuple[Any, ...]:
         return tuple(
@@ -543,7 +506,7 @@ class RunPanel(Container[Widget]):
     def _forecast(self, call: Call) -> str:
         selection, settings, ahead = call.selection, call.settings, forecast(call.plan)
         kind = "grey" if selection.colours is None else "colour"
-        measured = self._seconds_per_megapixel
+        measured = self._measured.get(settings.device)
         seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.megapixels * ahead.evaluations
         count, in_all = (f"{ahead.planes} planes of ", " in all") if ahead.planes > 1 else ("", "")
         labels = selection.axis_labels
@@ -575,10 +538,6 @@ class RunPanel(Container[Widget]):
     def _follow_camera(self, *_: object) -> None:
         if self._region.value == VISIBLE:
             self.refresh()
-
-    def _cancel_without_dock(self, parent: object) -> None:
-        if parent is None and self.running:
-            self.cancel()
 
     # What the run reports.
 
@@ -620,7 +579,8 @@ class RunPanel(Container[Widget]):
             # A search for the PSF has quicker evaluations than the restoration.
             ahead = forecast(self._call.plan)
             each = done.about["seconds"] / done.about["evaluations"]
-            self._seconds_per_megapixel = each / ahead.megapixels * ahead.planes
+            device = self._call.settings.device
+            self._measured[device] = each / ahead.megapixels * ahead.planes
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False

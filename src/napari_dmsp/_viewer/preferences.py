@@ -15,23 +15,12 @@ TILES = {each.name: about.choices for each, about in options(Settings)}["tile"]
 
 @dataclass(frozen=True)
 class Preferences:
-    """Defaults of the panels.
-
-    Attributes
-    ----------
-    device : str
-        Where to compute.
-    tile : str
-        How much the prior takes at once, as it is typed.
-    output : {"float32", "same as input"}
-        Data type of the results.
-    live_seconds : float
-        Time between two live estimates, at least 0.25.
-    """
+    """Defaults of the panels, as they are typed or chosen there."""
 
     device: str = "auto"
     tile: str = "auto"
     output: str = OUTPUTS[0]
+    # Time between two live estimates.
     live_seconds: float = MIN_LIVE_SECONDS
 
 

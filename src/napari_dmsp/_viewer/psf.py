@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox, Widget
@@ -23,13 +23,7 @@ UNKNOWN, NO_PSF = "unknown", "none (bicubic reduction)"
 
 
 class PsfChoice:
-    """The widgets for a point spread function, which a panel shows among its inputs.
-
-    Parameters
-    ----------
-    panel : RunPanel
-        Where they are shown; it has its image already.
-    """
+    """The widgets for a point spread function, of a panel that has its image already."""
 
     def __init__(self, panel: RunPanel) -> None:
         self._panel = panel
@@ -72,18 +66,23 @@ class PsfChoice:
             tooltip="A shapes layer: the line selected there, or drawn last, is the path of the "
             "motion.",
         )
+        self._kinds: dict[str, tuple[Widget, ...]] = {
+            LAYER: (self.layer,),
+            GAUSSIAN: (self.sigma, self.unit),
+            MOTION: (self.length, self.angle),
+            LINE: (self.line,),
+        }
 
     @property
-    def widgets(self) -> Sequence[Widget]:
+    def widgets(self) -> list[Widget]:
         """All of them, in their order."""
-        return [
-            self.kind, self.layer, self.sigma, self.unit, self.length, self.angle, self.line
-        ]  # fmt: skip
+        return [self.kind, *chain.from_iterable(self._kinds.values())]
 
     @property
-    def chosen_layers(self) -> Sequence[Any]:
+    def chosen_layers(self) -> list[Any]:
         """The layers that are used."""
-        return {LAYER: [self.layer.value], LINE: [self.line.value]}.get(self.kind.value, [])
+        used = self._kinds.get(self.kind.value, ())
+        return [widget.value for widget in used if isinstance(widget, LayerChoice)]
 
     @property
     def is_unknown(self) -> bool:
@@ -92,24 +91,12 @@ class PsfChoice:
 
     def show(self) -> None:
         """Show the widgets of the chosen kind only."""
-        kinds: dict[str, tuple[Widget, ...]] = {
-            LAYER: (self.layer,),
-            GAUSSIAN: (self.sigma, self.unit),
-            MOTION: (self.length, self.angle),
-            LINE: (self.line,),
-        }
-        for kind, widgets in kinds.items():
+        for kind, widgets in self._kinds.items():
             for widget in widgets:
                 widget.visible = kind == self.kind.value
 
     def read(self) -> ShapedPsf | LayerPsf | None:
-        """Return the point spread function in pixels of the result, or None without one.
-
-        Raises
-        ------
-        ValueError
-            Saying what to choose.
-        """
+        """Return the point spread function in pixels of the result, or None without one."""
         kind, panel = self.kind.value, self._panel
         if kind in (UNKNOWN, NO_PSF):
             return None

@@ -12,17 +12,7 @@ if TYPE_CHECKING:
 
 
 def tell(call: Call, done: dict[Steps, dict[str, Any] | None], outcome: Outcome) -> str:
-    """Say what was done, and of a run that ended early, what was kept of which planes.
-
-    Parameters
-    ----------
-    call : Call
-        What was asked for.
-    done : dict
-        What is known of the planes that were restored, by their steps; None for constant ones.
-    outcome : Outcome
-        How the run ended.
-    """
+    """Say what was done, and of a run that ended early, what was kept of which planes."""
     numbers = {steps: number for number, steps in enumerate(call.selection.planes, 1)}
     restored = {numbers[steps]: about for steps, about in done.items() if about is not None}
     left_out = {number + 1: reason for number, reason in outcome.left_out}
@@ -41,8 +31,9 @@ def tell(call: Call, done: dict[Steps, dict[str, Any] | None], outcome: Outcome)
         seconds = duration(sum(about["seconds"] for about in abouts))
         sigmas = sorted(about["noise_sigma"] for about in abouts)
         noise = f"{sigmas[0]:.3g}" + (f" to {sigmas[-1]:.3g}" if len(sigmas) > 1 else "")
-        count = _count(sum(about["evaluations"] for about in abouts), "evaluation")
-        sentences.append(f"{count} in {seconds}. Noise σ {noise}.")
+        count = sum(about["evaluations"] for about in abouts)
+        plural = "" if count == 1 else "s"
+        sentences.append(f"{count} evaluation{plural} in {seconds}. Noise σ {noise}.")
     if constant:
         sentences.append(f"{_planes(constant, True)} {_are(constant)} constant, and kept.")
     if left_out:
@@ -66,10 +57,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _are(numbers: Collection[int]) -> str:

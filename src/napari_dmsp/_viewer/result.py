@@ -20,18 +20,8 @@ if TYPE_CHECKING:
 class Result:
     """A layer and its data, of which the user may rename, change or remove the layer at any moment.
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Where the layer is added.
-    call : Call
-        What is restored.
-    name : str
-        Of the layer.
-    in_turns : callable
-        Takes functions to call in the GUI thread, each in a turn of its own.
-    old : Image, optional
-        A layer that may be given the new data instead.
+    What takes the viewer long is done ``in_turns``, see `Runner.in_turns`; an ``old`` layer may be
+    given the new data instead of a new one.
     """
 
     def __init__(

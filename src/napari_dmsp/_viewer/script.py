@@ -67,21 +67,12 @@ class LayerPsf:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """The restoration of planes of a layer.
+    """The restoration of planes of a layer."""
 
-    Attributes
-    ----------
-    settings : Settings
-        The task and its options; `ShapedPsf`, `LayerPsf` and `LayerMask` stand for the arrays that
-        they make.
-    selection : Selection
-        The planes.
-    same_dtype : bool
-        Whether grey results get the type of the layer; otherwise they stay float32.
-    """
-
+    # The task and its options; `ShapedPsf`, `LayerPsf` and `LayerMask` stand for what they make.
     settings: Settings
     selection: Selection
+    # Whether grey results get the type of the layer; otherwise they stay float32.
     same_dtype: bool = False
     _frame: list[NDArray[Any]] = field(default_factory=list, repr=False)
 
@@ -135,12 +126,7 @@ class Call:
     def convert(self, block: NDArray[Any], record: dict[str, Any] | None) -> NDArray[Any]:
         """Give colours of a mosaic the range that the viewer shows: 0 to 1.
 
-        Parameters
-        ----------
-        block : ndarray
-            What the plan writes.
-        record : dict or None
-            Settings of the restoration; None for a plane that was left as it is.
+        The record is that of the restoration; None for a plane that was left as it is.
         """
         if not self.settings.makes_colour:
             return block
@@ -188,15 +174,7 @@ def describe(
 ) -> dict[str, Any]:
     """Say how a result layer came about, as numbers and words.
 
-    Parameters
-    ----------
-    call : Call
-        What was asked for.
-    done : dict
-        `Restoration.to_dict` of the planes that were restored, by their steps; with "stopped",
-        whether the user ended it early. None for planes that stay as they are.
-    result : ndarray
-        The data of the layer.
+    What was done is that of `Done` by the steps of the planes; the result is the layer's data.
     """
     # Imported late: to load torch takes seconds.
     from ..core.job import describe_planes
@@ -215,10 +193,7 @@ def describe(
 
 
 def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: NDArray[Any]) -> str:
-    """Write a run down as Python that gives the same array, called ``restored``.
-
-    The parameters are those of `describe`.
-    """
+    """Write a run down as Python that gives the same array, called ``restored``."""
     restored = {steps: about for steps, about in done.items() if about is not None}
     transparent = result.dtype.kind == "f" and not call.has_alpha(result)
     empty = "np.full({}, np.nan, {!r})" if transparent else "np.zeros({}, {!r})"

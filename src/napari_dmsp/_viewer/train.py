@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from magicgui.types import FileDialogMode
 from magicgui.widgets import (
     ComboBox,
-    Container,
     FileEdit,
     LineEdit,
-    ProgressBar,
     PushButton,
     Select,
     SpinBox,
@@ -23,7 +21,7 @@ from qtpy.QtWidgets import QSizePolicy
 
 from ..priors import prior_files, priors_folder
 from ..settings import DEVICES
-from .form import OpenChoice, form, row, text_line
+from .form import OpenChoice, Panel, form, row
 from .layers import full_resolution
 from .loss_plot import LossPlot
 from .own_priors import prior_config, priors_changed
@@ -38,41 +36,30 @@ SCRATCH = "scratch"
 CHANNELS = {"grey": 1, "colour": 3}
 
 
-class TrainPanel(Container[Widget]):
+class TrainPanel(Panel):
     """Trains a prior on the user's own clean images, beside the viewer.
 
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-        Where the image layers are; napari passes it by this name.
-
-    Attributes
-    ----------
-    inputs : Container
-        What the user chooses, as ``panel.inputs.minutes.value``.
+    What the user chooses is in ``inputs``, as ``panel.inputs.minutes.value``.
     """
 
+    stopping = "Stopping, and saving the prior …"
+    _runner: TrainRunner
+
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
-        self._viewer: napari.Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._runner = TrainRunner(self._show_progress, self._show_outcome)
         self._plot: LossPlot | None = None
         self._training: Training | None = None
-
-        self.inputs = form(self._input_widgets())
-        self._train_button = PushButton(text="Train")
-        self._stop_button = PushButton(text="Stop and keep", enabled=False)
-        self._cancel_button = PushButton(text="Cancel", enabled=False)
-        buttons = row([self._train_button, self._stop_button, self._cancel_button])
-        self._plan, self._report = text_line(), text_line()
-        self._bar = ProgressBar(visible=False)
-        super().__init__(
-            widgets=[self.inputs, buttons, self._plan, self._bar, self._report], labels=False
-        )
+        super().__init__(napari_viewer)
         # Else the list of layers would claim the rest of the height.
         self.inputs.native.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self._connect()
         self.refresh()
+
+    def _make_widgets(self) -> list[Widget]:
+        self.inputs = form(self._input_widgets())
+        self._train_button = PushButton(text="Train")
+        buttons = row([self._train_button, self._stop_button, self._cancel_button])
+        return [self.inputs, buttons, self._plan, self._bar, self._report]
 
     def _input_widgets(self) -> list[Widget]:
         self._folder = FileEdit(
@@ -116,23 +103,13 @@ class TrainPanel(Container[Widget]):
 
     def _connect(self) -> None:
         self._train_button.changed.connect(self.train)
-        self._stop_button.changed.connect(self.stop)
-        self._cancel_button.changed.connect(self.cancel)
         self._layers.changed.connect(self._follow_layers)
         self._colours.changed.connect(self._start.reset_choices)
         self.inputs.changed.connect(self.refresh)
         priors_changed.connect(self.reset_choices)
         self._viewer.events.theme.connect(self._paint_plot)
-        self.native_parent_changed.connect(self._leave_without_dock)
-        self._runner.close_with(self.native)
 
     # What can be chosen.
-
-    def image_layers(self, _: object = None) -> list[Image]:
-        """Return the image layers of the viewer."""
-        from napari.layers import Image
-
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
 
     def starts(self, _: object = None) -> list[str]:
         """Return the priors to start from: those for as many colours."""
@@ -140,11 +117,6 @@ class TrainPanel(Container[Widget]):
         files = prior_files().items()
         fitting = [name for name, file in files if prior_config(file).get("channels") == channels]
         return [SCRATCH, *fitting]
-
-    @property
-    def running(self) -> bool:
-        """Whether a training goes on."""
-        return self._runner.running
 
     # What the user does.
 
@@ -170,22 +142,9 @@ class TrainPanel(Container[Widget]):
         )
         self._training = training
         self._bar.max, self._bar.value, self._bar.visible = 0, 0, True
-        self._report.value = "Loading the images …"
         self._show_plot(training.minutes)
         self._runner.start(training)
-        self.refresh()
-
-    def stop(self) -> None:
-        """End the training and keep the prior as it is."""
-        self._runner.stop()
-        self._report.value = "Stopping, and saving the prior …"
-        self.refresh()
-
-    def cancel(self) -> None:
-        """End the training and remove its files."""
-        self._runner.cancel()
-        self._report.value = "Cancelling …"
-        self.refresh()
+        self._say("Loading the images …")
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers and the priors that there are now."""
@@ -241,10 +200,6 @@ class TrainPanel(Container[Widget]):
         layers = self._layers.value
         if layers:
             self._colours.value = "colour" if all(layer.rgb for layer in layers) else "grey"
-
-    def _leave_without_dock(self, parent: object) -> None:
-        if parent is None:
-            self._runner.leave()
 
     # What the training reports.
 

@@ -39,29 +39,16 @@ class Stack:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes
-    ----------
-    folders, stacks : tuple
-        Where the clean images are.
-    out : Path
-        The weights to write.
-    channels : int
-        1 or 3.
-    minutes : int
-        For how long.
-    start : Path or None
-        Weights to start from.
-    device : str
-        Where to train.
-    """
-
+    # Where the clean images are.
     folders: tuple[Path, ...]
     stacks: tuple[Stack, ...]
+    # The weights to write, for 1 or 3 channels.
     out: Path
     channels: int
     minutes: int
+    # The weights to start from.
     start: Path | None = None
     device: str = "auto"
 
@@ -77,12 +64,8 @@ class TrainOutcome:
 class TrainRunner(Controller):
     """Runs one training at a time in another thread and reports to this one.
 
-    Parameters
-    ----------
-    on_progress : callable
-        Called in the GUI thread with what `training.train.train` reports.
-    on_outcome : callable
-        Called in the GUI thread once a run, with its `TrainOutcome`.
+    The functions that it is given are called in the GUI thread: with what `training.train.train`
+    reports, and once a run with its `TrainOutcome`.
     """
 
     def __init__(
@@ -103,22 +86,14 @@ class TrainRunner(Controller):
         application.aboutToQuit.connect(self.close)
 
     def start(self, training: Training) -> bool:
-        """Start ``training`` in another thread.
-
-        Returns
-        -------
-        bool
-            False, and nothing was started, while another run goes on.
-        """
-        if self.running or self.closed:
+        """Start a training; return False, and do nothing, while another one goes on."""
+        request = self._begin()
+        if request is None:
             return False
-        self._request, self._out = Request(), training.out
-        self._kept.add(self)
+        self._out = training.out
         # Not one of Qt's few pooled threads: restorations would wait for hours for the next.
         threading.Thread(
-            target=_work,
-            args=(training, self._request, self._messages),
-            name="napari-dmsp training",
+            target=_work, args=(training, request, self._messages), name="napari-dmsp training"
         ).start()
         return True
 
@@ -129,19 +104,12 @@ class TrainRunner(Controller):
         else:
             self.cancel()
 
-    def close(self, *_: object) -> None:
-        """Leave, and report no more: whoever listened is about to go."""
-        self.closed = True
-        self.leave()
-
     def _progressed(self, values: dict[str, float]) -> None:
-        # Messages may still be queued when the user cancels.
-        if not self.closed and self._request is not None and not self._request.cancel:
+        if not self.silent:
             self._on_progress(values)
 
     def _ended(self, outcome: TrainOutcome) -> None:
-        self._request = None
-        self._kept.discard(self)
+        self._end()
         if not self.closed:
             self._on_outcome(outcome)
 

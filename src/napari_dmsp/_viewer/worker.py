@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import ref
+from weakref import WeakMethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from ..plan import Begun, CancelledError, Kept, LeftOut, Step, Token, run
 from .preferences import MIN_LIVE_SECONDS
 
 if TYPE_CHECKING:
-    from ..core import State
     from .script import Call
 
 # What the estimates may take of a run's time where drawing is slow, and how soon they are drawn.
@@ -29,78 +28,49 @@ LIVE_SHARE = 0.02
 DRAW_SECONDS = 0.01
 # Until the next step of a new layer, in milliseconds; 0 would be in the same turn.
 STEP = 10
-# How long a run waits for a new layer at most.
+# How long a run waits for a new layer at most, in seconds.
 PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of a running restoration.
+    """A step of a running restoration."""
 
-    Attributes
-    ----------
-    plane : int
-        Which plane, from 0.
-    evaluation, total : int
-        Evaluations of the denoiser for this plane so far, and planned.
-    seconds : float
-        Time since the first evaluation of the first plane began.
-    residual : float
-        In the image's units.
-    seeks_psf : bool
-        Whether the point spread function is still being found.
-    estimate : ndarray or None
-        The plane so far, converted; a few times a second only.
-    """
-
+    # Number of the plane, from 0, and evaluations of the prior for it, so far and planned.
     plane: int
     evaluation: int
     total: int
+    # Since the first evaluation of the first plane began.
     seconds: float
+    # In the image's units.
     residual: float
+    # Whether the point spread function is still being found.
     seeks_psf: bool
+    # The plane so far, as it is to be shown; a few times a second only.
     estimate: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
 class Done:
-    """A plane whose restoration has ended.
+    """A plane whose restoration has ended."""
 
-    Attributes
-    ----------
-    plane : int
-        Which plane, from 0.
-    block : ndarray
-        As it is to be shown, with all axes of the image.
-    about : dict or None
-        `Restoration.to_dict`; with "stopped", whether the user ended it early, and with "planned",
-        how many evaluations there were to be. None for a constant plane, which stays as it is.
-    psf : ndarray or None
-        The point spread function used or found.
-    """
-
+    # Number of the plane, from 0, and its pixels as they are to be shown, with all axes.
     plane: int
     block: NDArray[Any]
+    # `Restoration.to_dict`; with "stopped", whether the user ended it early, and with "planned",
+    # how many evaluations there were to be. None for a constant plane, which stays as it is.
     about: dict[str, Any] | None = None
+    # The point spread function used or found.
     psf: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: well or stopped, cancelled, or with an error.
-
-    Attributes
-    ----------
-    cancelled : bool
-        Whether all that was done is to be dropped.
-    error : str or None
-        What happened.
-    left_out : tuple of (int, str)
-        Planes among others that cannot be restored, and why.
-    """
+    """How a run ended: well or stopped, cancelled, or with an error."""
 
     cancelled: bool = False
     error: str | None = None
+    # Planes among others that cannot be restored, and why.
     left_out: tuple[tuple[int, str], ...] = ()
 
 
@@ -117,13 +87,7 @@ class Request(Token):
 
 
 class Controller:
-    """The user's side of runs in another thread, one at a time.
-
-    Attributes
-    ----------
-    closed : bool
-        Whether nothing is reported any more.
-    """
+    """The user's side of runs in another thread, one at a time; once closed, it reports nothing."""
 
     # While they run: whoever closes a runner must find it, even if its panel is gone already, and
     # an object of Qt must not be collected in another thread.
@@ -143,6 +107,11 @@ class Controller:
         """Whether the run ends as soon as it can."""
         return self._request is not None and (self._request.stop or self._request.cancel)
 
+    @property
+    def silent(self) -> bool:
+        """Whether messages are dropped: they may still be queued when the user cancels."""
+        return self.closed or self._request is None or self._request.cancel
+
     def stop(self) -> None:
         """End the run after the current step, and keep what was done."""
         if self._request is not None:
@@ -153,35 +122,45 @@ class Controller:
         if self._request is not None:
             self._request.cancel = True
 
-    def close(self, *_: object) -> None:
-        """Cancel, and report no more: whoever listened is about to go."""
-        self.closed = True
+    def leave(self) -> None:
+        """End the run when nobody looks at it any more."""
         self.cancel()
 
+    def close(self, *_: object) -> None:
+        """Leave, and report no more: whoever listened is about to go."""
+        self.closed = True
+        self.leave()
+
     def close_with(self, widget: QObject) -> None:
-        """Close when a widget is destroyed."""
-        # Called when the panel is half gone, and a runner that does not run maybe too.
-        runner = ref(self)
-        widget.destroyed.connect(lambda: _close(runner))
+        """Close when a widget is destroyed, which does not keep a runner that does not run."""
+        # Not of the panel, which is half gone when this is called.
+        close = WeakMethod(self.close)
 
+        def close_if_alive() -> None:
+            found = close()
+            if found is not None:
+                found()
 
-def _close(runner: ref[Controller]) -> None:
-    alive = runner()
-    if alive is not None:
-        alive.close()
+        widget.destroyed.connect(close_if_alive)
+
+    def _begin(self) -> Request | None:
+        """Return the request of a new run; None while another one goes on, and once closed."""
+        if self.running or self.closed:
+            return None
+        self._kept.add(self)
+        self._request = Request()
+        return self._request
+
+    def _end(self) -> None:
+        self._request = None
+        self._kept.discard(self)
 
 
 class Runner(Controller):
     """Runs the planes of one restoration at a time in another thread and reports to this one.
 
-    Parameters
-    ----------
-    on_progress : callable
-        Called in the GUI thread with every `Progress`.
-    on_done : callable
-        Called in the GUI thread with the `Done` of every plane.
-    on_outcome : callable
-        Called in the GUI thread once a run, with its `Outcome`.
+    The functions that it is given are called in the GUI thread: with every `Progress`, with the
+    `Done` of every plane, and once a run with its `Outcome`.
     """
 
     def __init__(
@@ -199,25 +178,14 @@ class Runner(Controller):
         threading.Thread(target=_load_torch, name="napari-dmsp loads torch").start()
 
     def start(self, call: Call, interval: float = MIN_LIVE_SECONDS) -> bool:
-        """Run what was called for in another thread.
+        """Run what was called for, with at least so many seconds between estimates.
 
-        Parameters
-        ----------
-        call : Call
-            What is restored.
-        interval : float
-            Seconds between estimates at least.
-
-        Returns
-        -------
-        bool
-            False, and nothing was started, while another run goes on.
+        Returns False, and does nothing, while another run goes on.
         """
-        if self.running or self.closed:
+        request = self._begin()
+        if request is None:
             return False
-        self._request = Request()
-        self._kept.add(self)
-        worker = GeneratorWorker(_work, call, interval, self._request)
+        worker = GeneratorWorker(_work, call, interval, request)
         worker.yielded.connect(self._yielded)
         worker.returned.connect(self._ended)
         worker.start()
@@ -241,17 +209,16 @@ class Runner(Controller):
             self._steps.pop(0)()
 
     def _yielded(self, message: Progress | Done) -> None:
-        # Messages may still be queued when the user cancels.
-        if self.closed or self._request is None or self._request.cancel:
+        if self.silent:
             return
         if isinstance(message, Done):
             self._take_all_steps()
             self._on_done(message)
-        else:
-            begin = time.perf_counter()
-            self._on_progress(message)
-            if message.estimate is not None:
-                self._see_if_drawn(self._request, begin)
+            return
+        begin = time.perf_counter()
+        self._on_progress(message)
+        if message.estimate is not None and self._request is not None:
+            self._see_if_drawn(self._request, begin)
 
     def _see_if_drawn(self, request: Request, begin: float) -> None:
         def look() -> None:
@@ -265,8 +232,7 @@ class Runner(Controller):
         QTimer.singleShot(round(1000 * DRAW_SECONDS), look)
 
     def _ended(self, outcome: Outcome) -> None:
-        self._request = None
-        self._kept.discard(self)
+        self._end()
         if not self.closed:
             self._take_all_steps()
             self._on_outcome(outcome)
@@ -289,26 +255,29 @@ def _work(call: Call, interval: float, request: Request) -> Messages:
 
 def _run(call: Call, interval: float, request: Request) -> Messages:
     """Run a plan, and say what the viewer is to show of its events."""
+    # Here, in the other thread, for it takes torch.
+    from ..core.blind import BlindState
+
     begin, shown, total, left_out = time.perf_counter(), -interval, 0, []
     request.drawn.set()
     for event in run(call.ready(), token=request):
         if isinstance(event, Begun):
             total = event.job.total
         if isinstance(event, Step):
-            now = time.perf_counter()
+            now = time.perf_counter() - begin
             pause = max(interval, request.drawing / LIVE_SHARE)
-            show = now - begin - shown >= pause and request.drawn.is_set()
+            show = now - shown >= pause and request.drawn.is_set()
             first = show and shown < 0
             if show:
-                shown = now - begin
+                shown = now
                 request.drawn.clear()
             yield Progress(
                 event.part.number,
                 event.state.evaluation,
                 event.state.total,
-                now - begin,
+                now,
                 event.state.residual,
-                _seeks_psf(event.job.settings, event.state),
+                isinstance(event.state, BlindState),
                 _shown(call, event.estimate(), event.job.settings) if show else None,
             )
             if first:
@@ -335,14 +304,6 @@ def _shown(call: Call, block: NDArray[Any], record: dict[str, Any] | None) -> ND
     block = call.convert(block, record)
     call.frame(block)
     return block
-
-
-def _seeks_psf(settings: dict[str, Any], state: State) -> bool:
-    """Whether the point spread function was still unknown in a state."""
-    if "psf_size" not in settings:
-        return False
-    search = state.total - settings["iterations"]
-    return not search or state.evaluation <= search
 
 
 def explain(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from ..plan import Done, Kept, LeftOut, Pixels, Plan, Plane, Surveyed, run_on
 from ..plan.survey import Survey, groups
 from ..windows import Window
 from .lazy import plan_of
-from .stacks import result_axes
 from .workers import workers
 
 # Attribute that says how the pixels came about.
@@ -84,7 +83,7 @@ def write(
     source = None if like is None or like.path is None else like.path.resolve()
     if source is not None and path in (source, *source.parents):
         raise DmspError(f"output {path} is the input; choose another name.")
-    axes = () if like is None else result_axes(like, array.shape)
+    axes = () if like is None else _result_axes(like, array.shape)
     order = ome_order(axes) if axes else list(range(array.ndim))
     axes = tuple(axes[i] for i in order) if axes else ()
     output = _Output(path, array, tuple(order), axes, 3 if like is None else like.zarr_format)
@@ -105,6 +104,17 @@ def write(
     return record
 
 
+def _result_axes(like: Stack, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Return the axes of a result of this shape; none where those of the source are unknown."""
+    old, axes = like.array.shape, like.axes
+    if len(shape) == len(old) + 1 and shape[-1] == 3:
+        old, axes = (*old, 3), (*axes, Axis("c")) if axes else ()
+    if len(shape) != len(old):
+        raise DmspError(f"an array of shape {shape} is not like a source of shape {old}.")
+    ratios = [after / before for after, before in zip(shape, old, strict=True)]
+    return tuple(axis.refine(ratio) for axis, ratio in zip(axes, ratios, strict=False))
+
+
 def _fill(
     plan: Plan,
     output: _Output,
@@ -119,7 +129,7 @@ def _fill(
 
     def show() -> None:
         if progress is not None:
-            progress(len(notes), total)
+            progress(len(notes) + len(notes.parts), total)
 
     try:
         show()
@@ -249,34 +259,22 @@ class _Output:
         self.notes.unlink()
 
 
-class _Notes(MutableMapping[Plane, Survey]):
+class _Notes(dict[Plane, Survey]):
     """What is known of a run: its surveys, and the parts that are done; a file of JSON lines."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
+        super().__init__()
         self.parts: dict[str, dict[str, Any] | None] = {}
         self._path, self._plan = path, plan
-        self._surveys: dict[Plane, Survey] = {}
         for line in _lines(path):
             if "survey" in line:
-                self._surveys[tuple(line["planes"])] = Survey.from_json(line["survey"])
+                super().__setitem__(tuple(line["planes"]), Survey.from_json(line["survey"]))
             elif "part" in line:
                 self.parts[line["part"]] = line["about"]
 
-    def __getitem__(self, plane: Plane) -> Survey:
-        return self._surveys[plane]
-
     def __setitem__(self, plane: Plane, survey: Survey) -> None:
-        self._surveys[plane] = survey
+        super().__setitem__(plane, survey)
         self._write({"planes": plane, "survey": survey.to_json()})
-
-    def __delitem__(self, plane: Plane) -> None:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Plane]:
-        return iter(self._surveys)
-
-    def __len__(self) -> int:
-        return len(self._surveys) + len(self.parts)
 
     def add(self, event: Done | Kept) -> None:
         """Note a part that is done."""

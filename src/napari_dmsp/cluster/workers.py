@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -50,12 +50,8 @@ def connect(address: str | None) -> Iterator[Any]:
 def workers(client: Any, calls: int) -> Iterator[Executor]:
     """Give an executor, to be used with ``with``.
 
-    Parameters
-    ----------
-    client : distributed.Client or None
-        Whose workers compute; None takes what dask is set to, by default threads of this process.
-    calls : int
-        How many calls there will be: a single one is made in this thread, and may use all cores.
+    The workers of the client compute; without one, what dask is set to, by default threads of this
+    process. A single call is made in this thread, and may use all cores.
     """
     scheduler = config.get("scheduler", None)
     if client is None and scheduler in ("dask.distributed", "distributed"):
@@ -146,15 +142,10 @@ def pick_worker_device(name: str = "auto") -> str:
 _device_lock = threading.Lock()
 
 
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _alone(name: str) -> AbstractContextManager[Any]:
     """Let one thread at a time use the GPUs: each would take all of their memory."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if name == "cpu" or not gpu:
-        yield
-        return
-    with _device_lock:
-        yield
+    return _device_lock if gpu and name != "cpu" else nullcontext()
 
 
 @dataclass

@@ -74,13 +74,7 @@ SGD_PSF_STEP, SGD_PSF_MOMENTUM = 0.005, 0.995
 
 @dataclass(frozen=True, kw_only=True)
 class BlindState(State):
-    """One step of a kernel estimation.
-
-    Attributes
-    ----------
-    psf : Tensor
-        The kernel so far, (size, size), sum 1, on the scale of the observation.
-    """
+    """One step of a search: ``psf`` is the kernel so far, (size, size), sum 1."""
 
     psf: Tensor
 
@@ -94,15 +88,14 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Level:
-    """The observation on one level.
-
-    ``noise`` is the least that is assumed, ``edges`` the part of the gradients in each update.
-    """
+    """The observation on one level, and the side of the kernel there."""
 
     y: Tensor
     scale: float
     side: int
+    # The least that is assumed.
     noise: float
+    # Part of the gradients in each update.
     edges: tuple[float, ...]
 
     def data(self, kernel: NDArray[np.float64]) -> Gaussian:
@@ -171,7 +164,7 @@ def descend_blind(
     psf_size: int | None,
     denoiser: Denoiser,
     *,
-    iterations: int = 1000,
+    iterations: int,
     dae_sigma: float = DAE_SIGMA,
     generator: torch.Generator | None = None,
 ) -> Iterator[BlindState]:
@@ -180,25 +173,8 @@ def descend_blind(
     For study. It has no coarse levels, so it finds small kernels at best; `search_blind` is what
     to use.
 
-    Parameters
-    ----------
-    y : Tensor
-        Observation (1, 1, H, W).
-    psf_size : int, optional
-        Side of the kernel, odd. None takes `default_size`.
-    denoiser : callable
-        ``denoiser(x, sigma)``, trained for ``dae_sigma``.
-    iterations : int
-        Steps; each evaluates the denoiser once.
-    dae_sigma : float
-        Standard deviation of the injected noise.
-    generator : torch.Generator, optional
-        CPU generator of the injected noise.
-
-    Raises
-    ------
-    DmspError
-        If the image is too small, or the size does not fit.
+    Takes and raises what `search_blind` does; every one of the iterations evaluates the denoiser
+    once, which was trained for noise of ``dae_sigma``.
 
     Notes
     -----
@@ -270,23 +246,8 @@ def level_sizes(size: int) -> list[int]:
 def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 50) -> Tensor:
     """Minimise ``|x * k - y|^2 + ridge |k|^2`` over the valid domain, by conjugate gradients.
 
-    Parameters
-    ----------
-    x : Tensor
-        Sharp images (B, C, H + size - 1, W + size - 1).
-    y : Tensor
-        Blurred images (B, C, H, W).
-    size : int
-        Side of the kernel.
-    ridge : float
-        Weight of the kernel's energy.
-    steps : int
-        Most steps.
-
-    Returns
-    -------
-    Tensor
-        (size, size), float64, on the CPU.
+    Sharp images are (B, C, H + size - 1, W + size - 1), blurred ones (B, C, H, W); the kernel is
+    (size, size), float64, on the CPU.
     """
     kernels = _Kernels(x, tuple(y.shape[-2:]), size)
     energy = float(kernels.adjoint(y).square().sum())
@@ -340,7 +301,9 @@ def _search(
         distance = len(sizes) - 1 - index
         scale = FACTOR**-distance
         # Antialiased reduction averages the noise.
-        level = _Level(_reduced(y, scale), scale, side, noise * scale, _edges(distance))
+        small = round(y.shape[-2] * scale), round(y.shape[-1] * scale)
+        reduced = resize(y, small) if distance else y
+        level = _Level(reduced, scale, side, noise * scale, _edges(distance))
         for candidate in candidates:
             if index >= candidate.begin:
                 factor = FACTOR if index > candidate.begin else 1.0
@@ -437,13 +400,6 @@ def _gradients(x: Tensor) -> Tensor:
     return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner], 1)
 
 
-def _reduced(y: Tensor, scale: float) -> Tensor:
-    """Resize, antialiased."""
-    if scale == 1:
-        return y
-    return resize(y, (round(y.shape[-2] * scale), round(y.shape[-1] * scale)))
-
-
 def _correlation(x: Tensor, error: Tensor, size: int) -> Tensor:
     """Gradient of ``|x * k - y|^2 / 2`` by the kernel, from the error ``x * k - y``."""
     height, width = error.shape[-2:]
@@ -473,9 +429,9 @@ def _checked_size(psf_size: int | None, shape: tuple[int, ...]) -> int:
             f"the image is {shape[0]} x {shape[1]} pixels; at least {MIN_SIDE} x {MIN_SIDE} are "
             "needed to find an unknown point spread function."
         )
-    if size < 3 or size % 2 == 0 or size > min(shape) // 4:
+    if size < 3 or size % 2 != 1 or size > min(shape) // 4:
         raise DmspError(
             f"psf_size={size} must be odd, at least 3, and at most a quarter of the image's "
             f"shorter side of {min(shape)} pixels."
         )
-    return size
+    return int(size)

@@ -24,45 +24,26 @@ MOST_STEPS = 50
 
 
 class Fit(NamedTuple):
-    """What `Gaussian.prox` found.
-
-    Attributes
-    ----------
-    x : Tensor
-        The image.
-    error : Tensor
-        ``y - A x``, of the shape of the observation.
-    correction : Tensor, optional
-        Coefficients of ``x - v``, for the next fit to begin with; None where a closed form needs no
-        such thing.
-    """
+    """What `Gaussian.prox` found."""
 
     x: Tensor
+    # ``y - A x``, of the shape of the observation.
     error: Tensor
+    # Coefficients of ``x - v``, for the next fit to begin with; None where a closed form needs no
+    # such thing.
     correction: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gaussian:
-    """Gaussian noise of one level: ``-2 log p(y | x) = sum w (A x - y)^2 / sigma^2``.
+    """Gaussian noise of one level: ``-2 log p(y | x) = sum w (A x - y)^2 / sigma^2``."""
 
-    Attributes
-    ----------
-    operator : Operator
-        The degradation A.
-    y : Tensor
-        Observation (B, C, *space), with plausible values in its gaps.
-    weights : Tensor, optional
-        0 where ``y`` has no sample, else 1; sizes of 1 are broadcast. None is 1 everywhere.
-    sigma : float
-        Noise level, of samples of weight 1.
-    least, most : float
-        Bounds of it: the same where it is known.
-    """
-
+    # The degradation A, and the observation (B, C, *space), with plausible values in its gaps.
     operator: Operator
     y: Tensor
+    # 0 where ``y`` has no sample, else 1; sizes of 1 are broadcast. None is 1 everywhere.
     weights: Tensor | None = None
+    # Noise level of samples of weight 1, and its bounds: the same where it is known.
     sigma: float = 1.0
     least: float = 0.0
     most: float = math.inf
@@ -94,12 +75,8 @@ class Gaussian:
     def updated(self, error: Tensor, spread: float) -> Self:
         """Return the same with the noise that the current estimate says, eq. 21.
 
-        Parameters
-        ----------
-        error : Tensor
-            ``y - A x`` of the estimate.
-        spread : float
-            What the width of the smoothing adds to its variance: ``|k|^2 sigma^2``.
+        The error is ``y - A x`` of the estimate, the spread what the width of the smoothing adds to
+        its variance: ``|k|^2 sigma^2``.
         """
         if self.least >= self.most:
             return self
@@ -120,20 +97,9 @@ class Gaussian:
     ) -> Fit:
         """Minimise ``sum w (A x - y)^2 / sigma^2 + c |x - v|^2`` by conjugate gradients.
 
-        Parameters
-        ----------
-        v : Tensor
-            Image (B, C, *space).
-        c : float
-            Its weight.
-        start : Tensor, optional
-            ``correction`` of a similar fit.
-        tolerance : float
-            Root mean square error of the image at which to stop.
-        rough : int, optional
-            Steps that do, where `Operator.rough_steps` agrees.
-        steps : int
-            Most steps.
+        They start from the ``correction`` of a similar fit, and stop within the tolerance, a root
+        mean square error of the image (B, C, *space), after ``rough`` steps where
+        `Operator.rough_steps` agrees, or after the most steps.
         """
         operator, weights = self.operator, self.weights
         c = c * self.sigma**2
@@ -175,24 +141,16 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PoissonGaussian(Gaussian):
-    """Noise that grows with light, as that of photons does: weights follow from the light.
+    """Noise that grows with light, as that of photons does: weights follow from the light."""
 
-    Attributes
-    ----------
-    variance : callable
-        Variance of samples by the value that they have on average.
-    scale : float
-        Noise level of samples of weight 1, from which ``sigma`` begins.
-    kept : Tensor, optional
-        0 where ``y`` has no sample, else 1.
-    reweighted : bool
-        Whether weights follow the estimate as it improves. That helps where A blurs; where it does
-        not, the estimate follows the noise of single samples.
-    """
-
+    # Variance of samples by the value that they have on average.
     variance: Callable[[Tensor], Tensor]
+    # Noise level of samples of weight 1, from which ``sigma`` begins.
     scale: float = 1.0
+    # 0 where ``y`` has no sample, else 1.
     kept: Tensor | None = None
+    # Whether weights follow the estimate as it improves. That helps where A blurs; where it does
+    # not, the estimate follows the noise of single samples.
     reweighted: bool = False
 
     @classmethod

@@ -59,11 +59,7 @@ class _Hasher:
 
     def feed(self, value: Any) -> None:
         """Add a value of any type, and what it refers to."""
-        if (
-            value is None
-            or value is ...
-            or isinstance(value, (bool, int, float, complex, str, bytes))
-        ):
+        if value is None or value is ... or isinstance(value, _PLAIN):
             self.update(value)
             return
         if id(value) in self.seen:

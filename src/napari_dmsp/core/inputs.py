@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,54 +13,17 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..priors import block_means, default_prior, is_fluorescence
-from ..settings import AUTO_MASK, Noise, Photons
+from ..settings import AUTO_MASK, Photons, Settings
 from ..windows import MIN_SIDE
 from .device import explain_failures, own_state, pick_device
 from .noise import ShotLine
 from .operators import fill_gaps
-from .prior import Denoiser, Prior, load_prior
+from .prior import Prior, load_prior
 from .psf import align_psf, clean_psf
-from .tiling import Tile, pick_tile
+from .tiling import pick_tile
 
-METHODS = ("annealed", "sgd")
 # Rec. 601, what "grey" means in the published benchmarks.
 LUMA = (0.299, 0.587, 0.114)
-
-
-class Options(TypedDict, total=False):
-    """What all tasks share; explained in `deblur`, but for ``reference``: see `Reference`.
-
-    ``noise_sigma`` is another name for ``noise``.
-    """
-
-    noise: Noise
-    noise_sigma: float | None
-    mask: ArrayLike | str | None
-    channel_axis: int | None
-    prior: str | Path | Denoiser | Prior | None
-    method: str
-    iterations: int | None
-    background: Any
-    seed: int
-    device: str
-    tile: Tile
-    reference: Reference | None
-
-
-DEFAULTS = Options(
-    noise=None,
-    noise_sigma=None,
-    mask=None,
-    channel_axis=None,
-    prior=None,
-    method="annealed",
-    iterations=None,
-    background=None,
-    seed=0,
-    device="auto",
-    tile="auto",
-    reference=None,
-)
 
 
 @dataclass(frozen=True)
@@ -121,51 +84,36 @@ class Units:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an image says that its parts must share, so that they can be restored one by one.
+    """What an image says that its parts must share, so that they can be restored one by one."""
 
-    Attributes
-    ----------
-    units : Units
-        Black and the range.
-    fluorescence : bool
-        Whether it looks like fluorescence, see `is_fluorescence`.
-    shot : ShotLine, optional
-        How its noise grows with light.
-    encoding : tuple of float, optional
-        Gains of red, green and blue, and the slope of the curve, of a linear mosaic.
-    """
-
+    # Black and the range.
     units: Units
+    # Whether it looks like fluorescence, see `is_fluorescence`.
     fluorescence: bool = False
+    # How its noise grows with light.
     shot: ShotLine | None = None
+    # Gains of red, green and blue, and the slope of the curve, of a linear mosaic.
     encoding: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """What the user gave, checked and on the scale of the prior.
+    """What the user gave, checked and on the scale of the prior."""
 
-    Attributes
-    ----------
-    observed : Tensor
-        (B, C, H, W), gaps filled.
-    kept : Tensor or None
-        1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
-    tile : int or None
-        Greatest side of what the denoiser takes at once.
-    fluorescence : bool
-        Whether the image looks like fluorescence, see `is_fluorescence`.
-    warnings : list of str
-        Sentences for the user: what is doubtful, and what was done about it.
-    """
-
+    # The image (B, C, H, W), gaps filled.
     observed: Tensor
+    # 1 where there is a sample, 0 in gaps; of the shape of ``observed``. None without gaps.
     kept: Tensor | None
     units: Units
     model: Prior
-    options: Options
+    options: Settings
+    # What the image must share with others, if it is a part of something.
+    reference: Reference | None = None
+    # Greatest side of what the denoiser takes at once.
     tile: int | None = None
+    # Whether the image looks like fluorescence, see `is_fluorescence`.
     fluorescence: bool = False
+    # Sentences for the user: what is doubtful, and what was done about it.
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -181,17 +129,12 @@ class Input:
     @property
     def literal(self) -> bool:
         """Whether the user wants the published descent."""
-        return self.options["method"] == "sgd"
-
-    @property
-    def reference(self) -> Reference | None:
-        """What the image must share with others, if it is a part of something."""
-        return self.options["reference"]
+        return self.options.method == "sgd"
 
     @property
     def noise(self) -> float | ShotLine | None:
         """The noise on the scale of the prior, if given."""
-        noise = self.options["noise"]
+        noise = self.options.noise
         if isinstance(noise, Photons):
             return ShotLine.of(noise, self.units.low, self.units.scale)
         return None if noise is None else noise / self.units.scale
@@ -199,7 +142,7 @@ class Input:
     @property
     def least(self) -> float:
         """Least value of what is not negative in the user's units, on the scale of the prior."""
-        given = self.options["background"]
+        given = self.options.background
         return ((0.0 if given is None else given) - self.units.low) / self.units.scale
 
     def divided(self, factor: float) -> Input:
@@ -210,51 +153,45 @@ class Input:
 
 def read_input(
     image: ArrayLike,
-    options: Options,
-    *,
-    mosaic: bool = False,
+    options: Settings | Mapping[str, Any],
+    reference: Reference | None = None,
     white: float | None = None,
-    volume: bool = False,
 ) -> Input:
-    """Check an image and the shared options.
+    """Check an image, and the options that all tasks share.
 
-    A mosaic is one plane that becomes a colour image; a volume has planes along its first axis.
+    Parameters
+    ----------
+    image : array_like
+        (H, W), or (H, W, C) with colours along the channel axis of the options; a volume is
+        (Z, Y, X).
+    options : Settings or dict
+        Those of a task, or some of the shared ones by name. Where the task makes colours, the image
+        is a mosaic; where its space has three axes, a volume.
+    reference : Reference, optional
+        What the image shares with others of which it is a part.
+    white : float, optional
+        Intensity of white.
     """
-    unknown = set(options) - set(DEFAULTS)
-    if unknown:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    options = DEFAULTS | options
-    if options["noise"] is None:
-        options["noise"] = options["noise_sigma"]
-    check_options(options)
-    axis = options["channel_axis"]
+    options = options if isinstance(options, Settings) else Settings.of(**options)
+    axis, mosaic, space = options.channel_axis, options.makes_colour, options.space
     image = take_array(image, "image")
-    space = 3 if volume else 2
-    mask = check_mask(options["mask"], image, axis, space)
-    reference = options["reference"]
+    mask = check_mask(options.mask, image, axis, space)
     values = check_image(image, axis, mask, constant=reference is not None, space=space)
-    target = pick_device(options["device"])
+    target = pick_device(options.device)
     if reference is not None:
         fluorescence = reference.fluorescence
     else:
         fluorescence = not mosaic and is_fluorescence(values)
-    model = pick_prior(options, 3 if mosaic else len(values), fluorescence)
+    model = _pick_prior(options, 3 if mosaic else len(values), fluorescence)
     if mosaic and model.channels == 1:
         raise DmspError(f"prior={model.name!r} is for grey images; a mosaic needs one for colour.")
-    tile = pick_tile(options["tile"], model.denoiser, target)
-    units = (
-        reference.units
-        if reference is not None
-        else Units.of(
-            image.dtype,
-            values,
-            -1 if mosaic else axis,
-            options["background"],
-            model.channels == 1,
-            white,
-            fluorescence or volume,
-        )
-    )
+    tile = pick_tile(options.tile, model.denoiser, target)
+    if reference is not None:
+        units = reference.units
+    else:
+        axis, black, planes = -1 if mosaic else axis, options.background, model.channels == 1
+        dark = fluorescence or space == 3
+        units = Units.of(image.dtype, values, axis, black, planes, white, dark)
     warnings = _check_precision(values, units)
     with explain_failures(target, values.shape[1:]):
         observed = units.to_tensor(values).to(target)
@@ -263,12 +200,12 @@ def read_input(
             plane = torch.from_numpy(~mask).to(observed)
             kept = plane[:, None] if units.planes else plane[None]
         model = model.to(target).tiled(tile)
-        return Input(observed, kept, units, model, options, tile, fluorescence, warnings)
+        return Input(observed, kept, units, model, options, reference, tile, fluorescence, warnings)
 
 
-def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
+def _pick_prior(options: Settings, channels: int, fluorescence: bool) -> Prior:
     """Load the prior for an image of so many channels, or raise a `DmspError`."""
-    prior, method = options["prior"], options["method"]
+    prior, method = options.prior, options.method
     model = load_prior(default_prior(channels, fluorescence) if prior is None else prior)
     if model.channels == 3 and channels == 1:
         raise DmspError(f"prior={model.name!r} is for colour, the image is grey; use prior='gray'.")
@@ -283,24 +220,10 @@ def pick_prior(options: Options, channels: int, fluorescence: bool) -> Prior:
 def take_array(values: Any, name: str) -> NDArray[Any]:
     """Return what a caller gave as an array of NumPy; a masked array where it carries a mask.
 
-    Parameters
-    ----------
-    values : array_like
-        Nested lists, arrays of any library that gives them to NumPy, tensors of torch on any
-        device, lazy arrays of dask, and quantities, whose magnitudes count.
-    name : str
-        What it is called in errors.
-
-    Returns
-    -------
-    ndarray
-        In native byte order. Tensors of bfloat16 and the like become float32; objects that are
-        numbers, float64.
-
-    Raises
-    ------
-    DmspError
-        For what is not an array of numbers.
+    Taken are nested lists, arrays of any library that gives them to NumPy, tensors of torch on any
+    device, lazy arrays of dask, and quantities, whose magnitudes count. The array is in native byte
+    order; tensors of bfloat16 and the like become float32, objects that are numbers float64. Errors
+    call it by its name.
     """
     if type(values) is np.ndarray and values.dtype.kind in "buif" and values.dtype.isnative:
         return values
@@ -345,20 +268,8 @@ PLATEAU, NEAR, LEVELS = 4, 0.02, 32
 
 
 def bad_pixels(image: ArrayLike) -> NDArray[np.bool_]:
-    """Find NaN, infinite and saturated pixels.
+    """Find NaN, infinite and saturated pixels; what a masked array masks is bad, too.
 
-    Parameters
-    ----------
-    image : array_like
-        Any shape and real dtype.
-
-    Returns
-    -------
-    ndarray of bool
-        True in bad pixels; what a masked array masks is bad, too.
-
-    Notes
-    -----
     Integers are saturated at the greatest value of their type. Sensors may clip below, at 4095 of
     16 bits: the maximum of an image is saturated where a plateau of pixels has it, at least 4, more
     than all that come within 2 % of the range below it; if there are 32 different intensities.
@@ -538,18 +449,9 @@ def check_psf(
 ) -> NDArray[np.float32]:
     """Return a PSF as the operators take it: float32, with sum 1 and its origin in the middle.
 
-    Parameters
-    ----------
-    psf : array_like
-        (kh, kw) or (kd, kh, kw); see `napari_dmsp.core.psf.clean_psf`. What a masked array masks
-        counts as 0.
-    shape : tuple of int
-        Height and width of the restored image, or depth, height and width; along the depth, a psf
-        may be longer.
-    warnings : list of str, optional
-        Gets sentences for the user.
-    scale : int, optional
-        Side of the blocks of pixels whose centres are seen, see `align_psf`.
+    It is (kh, kw) or (kd, kh, kw), see `clean_psf`, for a restored image of this shape, of which
+    the centres of blocks of ``scale`` pixels may be seen, see `align_psf`; along the depth, it may
+    be longer. What a masked array masks counts as 0. The warnings get sentences for the user.
     """
     given = take_array(psf, "psf")
     kernel = np.ma.getdata(given)
@@ -574,23 +476,3 @@ def check_psf(
     if not kernel.sum() > 0:
         raise DmspError(f"the psf sums to {kernel.sum():g}; its sum must be positive.")
     return (kernel / kernel.sum()).astype(np.float32)
-
-
-def check_options(options: Options) -> None:
-    """Check the options that all tasks share."""
-    method, iterations = options["method"], options["iterations"]
-    noise, background = options["noise"], options["background"]
-    if method not in METHODS:
-        raise DmspError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
-    if iterations is not None and (iterations < 1 or int(iterations) != iterations):
-        raise DmspError(f"iterations={iterations} must be a whole number, at least 1.")
-    if not -(2**63) <= options["seed"] < 2**63:
-        raise DmspError(f"seed={options['seed']} must fit into 64 bits.")
-    known = None if isinstance(noise, Photons) else noise
-    for name, value in (("noise", known), ("background", background)):
-        if value is not None and not (np.isscalar(value) or np.ndim(value) == 0):
-            raise DmspError(f"{name}={value!r} must be one number.")
-    if known is not None and not 0 <= known < np.inf:
-        raise DmspError(f"noise={known} must be zero or positive; None estimates it.")
-    if background is not None and not np.isfinite(background):
-        raise DmspError(f"background={background} must be a finite number.")

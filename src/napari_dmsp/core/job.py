@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..settings import Photons
-from ..windows import memory_bytes
+from ..windows import memory_bytes, volume_bytes
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
 from .inputs import Input, Reference
@@ -38,47 +38,26 @@ from .tiling import Tiled, bytes_per_pixel
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A degradation and what it has left: all in which the tasks differ.
+    """A degradation and what it has left: all in which the tasks differ."""
 
-    Attributes
-    ----------
-    data : Gaussian
-        The observation, its degradation, and what is known of its noise.
-    schedule : Schedule
-        Parameters of the solvers.
-    noise_bounds : callable, optional
-        Estimates the least and the greatest noise level on the scale of ``data.y``. It is not
-        called where the level is known, or the solver has no use for it. By default see
-        `noise.noise_bounds`.
-    doubt : float
-        Least noise level of an estimate: errors of the degradation itself act like noise.
-    psf : Tensor, optional
-        The point spread function, if there is one.
-    decode : callable, optional
-        From estimates to images on the scale of the user's, where the samples are encoded.
-    slope : float
-        How much larger their noise is then than that of the user's image.
-    shot : ShotLine, optional
-        How the noise grows with light, if the samples are weighted for it.
-    gains : tuple of float, optional
-        Of the colours of the samples, where they are encoded.
-    view : callable, optional
-        How the prior is shown estimates, see `anneal`.
-    start : Tensor, optional
-        A first estimate.
-    least : float
-        Least value of an estimate.
-    """
-
+    # The observation, its degradation, and what is known of its noise.
     data: Gaussian
     schedule: Schedule
+    # Estimates the least and the greatest noise level on the scale of ``data.y``. It is not called
+    # where it is known, or the solver has no use for it. By default see `noise.noise_bounds`.
     noise_bounds: Callable[[], tuple[float, float]] | None = None
+    # Least noise level of an estimate: errors of the degradation itself act like noise.
     doubt: float = 0.0
+    # The point spread function, if there is one.
     psf: Tensor | None = None
+    # From estimates to images on the scale of the user's, where the samples are encoded; how much
+    # larger their noise is then than that of the user's image; and the gains of their colours.
     decode: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
-    shot: ShotLine | None = None
     gains: tuple[float, float, float] | None = None
+    # How the noise grows with light, if the samples are weighted for it.
+    shot: ShotLine | None = None
+    # How the prior is shown estimates, the first and the least value of them, see `anneal`.
     view: View | None = None
     start: Tensor | None = None
     least: float = -math.inf
@@ -346,29 +325,33 @@ def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
 
 def estimate_memory(settings: dict[str, Any], given: Input) -> int:
     """Return the bytes that a run takes, besides torch itself."""
+    if len(given.shape) == 3:
+        return volume_bytes(given.shape, tuple(settings["psf_shape"]))
     scale = settings.get("scale", 1)
-    shape = tuple(round(n * scale) for n in given.shape)
+    height, width = (round(n * scale) for n in given.shape)
     channels = 3 if settings["task"] == "demosaic" else math.prod(given.observed.shape[:2])
-    return memory_bytes(shape, channels, given.tile, bytes_per_pixel(given.model.denoiser))
+    return memory_bytes(
+        (height, width), channels, given.tile, bytes_per_pixel(given.model.denoiser)
+    )
 
 
 def evaluations(given: Input, schedule: Schedule) -> int:
     """Return how often the chosen solver evaluates the denoiser."""
     default = SGD_ITERATIONS if given.literal else schedule.iterations
-    return given.options["iterations"] or default
+    return int(given.options.iterations or default)
 
 
 def describe(given: Input, iterations: int) -> dict[str, Any]:
     """Return the settings that all tasks share, as numbers and words."""
-    options, model, noise = given.options, given.model, given.options["noise"]
+    options, model, noise = given.options, given.model, given.options.noise
     return {
-        "channel_axis": options["channel_axis"],
+        "channel_axis": options.channel_axis,
         "noise_sigma": asdict(noise) if isinstance(noise, Photons) else noise,
         "masked": 0 if given.kept is None else int((given.kept == 0).sum()),
-        "method": options["method"],
+        "method": options.method,
         "iterations": iterations,
         "background": given.units.low,
-        "seed": options["seed"],
+        "seed": options.seed,
         "prior": model.name,
         "prior_sha256": model.sha256,
         "device": str(given.observed.device),

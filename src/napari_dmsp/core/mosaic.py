@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
+from ..settings import PATTERNS
 
 _COLOURS = "RGB"
 _BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
 _XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
-PATTERNS = (*_BAYER, *(f"quad-{name}" for name in _BAYER), "X-Trans")
 
 # The curve of video (ITU-R BT.709) is a line up to here. That of sRGB is three times as steep there
 # and raises the noise of the dark. No colour is amplified more than by the gain.
@@ -26,14 +26,9 @@ MAX_GAIN = 8.0
 def cfa_weights(pattern: str | ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return the filters (C, H, W) of a colour filter array, see `operators.Mosaic`.
 
-    Parameters
-    ----------
-    pattern : str or array_like
-        One of `PATTERNS`, where "quad" doubles every pixel of a Bayer pattern on both axes; or
-        one period of another one: channel numbers (h, w), -1 for a pixel without data, or weights
-        (h, w, 3). It begins at the first pixel of the image.
-    shape : tuple of int
-        Height and width of the image.
+    The pattern is one of `PATTERNS`, where "quad" doubles every pixel of a Bayer pattern on both
+    axes; or one period of another one: channel numbers (h, w), -1 for a pixel without data, or
+    weights (h, w, 3). It begins at the first pixel of the image, which is of this shape (H, W).
     """
     tile = cfa_tile(pattern)
     height, width = tile.shape[1:]
@@ -98,16 +93,11 @@ class Encoding:
 
     The prior knows photographs, which are encoded; under the curve, shot noise is also about as
     strong in the dark as in the light. A pointwise curve commutes with a plain colour filter.
-
-    Attributes
-    ----------
-    gains : Tensor
-        Factors (3, 1, 1) of red, green and blue.
-    slope : float
-        How much larger noise becomes: root mean square of the derivative.
     """
 
+    # Factors (3, 1, 1) of red, green and blue.
     gains: Tensor
+    # How much larger noise becomes: root mean square of the derivative.
     slope: float
 
     @classmethod

@@ -47,13 +47,14 @@ SHOT_RATIO = 3.0
 SHOT_BINS, SHOT_PIXELS = 64, 32
 SHOT_SMOOTHING = 1.5
 # The same in sharp images: bins of the patches, the least patches in one, the greatest noise level
-# that may be detail, which part of the bins must be how near to the line, and steps that find it.
+# that may be detail, and which part of the bins must be how near to the line.
 LINE_BINS, LINE_PATCHES = 16, 64
 LEAST_SHOT = 4 / 255
 AGREE, NEAR = 0.8, 0.25
 # The same part for raw frames, which are counts of photons.
 RAW_AGREE = 0.5
-LINE_STEPS = 20
+# Steps that find the line, and that find it below what has texture.
+LINE_STEPS, TEXTURED_STEPS = 5, 20
 # A filter that adds up the samples under one coefficient of the wavelets.
 _SUM = pywt.Wavelet("sum", filter_bank=4 * [4 * [1.0]])
 
@@ -67,14 +68,9 @@ def wavelet_sigma(y: Tensor, weights: Tensor | None = None) -> float:
     The median absolute deviation of the finest diagonal wavelets. Blur removes the signal from
     that band, so for blurred images it is nearly exact.
 
-    Parameters
-    ----------
-    y : Tensor
-        Images with the same noise level everywhere.
-    weights : Tensor, optional
-        0 in gaps. Wavelets that touch one are left out. Where too few are left, diagonal
-        differences of four neighbours stand for them, and then differences of nearest neighbours,
-        which hold some of the image as well.
+    Weights are 0 in gaps: wavelets that touch one are left out. Where too few are left, diagonal
+    differences of four neighbours stand for them, and then differences of nearest neighbours, which
+    hold some of the image as well.
 
     References
     ----------
@@ -144,22 +140,12 @@ def patch_sigma(
     hold most of the image. Where there is little texture, the others hold noise only. The
     components are found twice, the second time from the quieter half.
 
-    Parameters
-    ----------
-    y : Tensor
-        Images with the same noise level everywhere.
-    observed : ndarray, optional
-        One period (h, w) of a mosaic, False where it has no pixel.
-    weights : Tensor, optional
-        0 in gaps. Patches that touch one are left out.
+    ``observed`` is one period (h, w) of a mosaic, False where it has no pixel; weights are 0 in
+    gaps, and patches that touch one are left out. Where gaps leave no patches, nearest neighbours
+    of one place of the period are compared: more than the noise.
 
-    Returns
-    -------
-    float
-        Never less than `FLOOR`. For mosaics of photographs on a scale of 255 the average estimate
-        is 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10. Where gaps
-        leave no patches, nearest neighbours of one place of the period are compared: more than the
-        noise.
+    The estimate is never less than `FLOOR`. For mosaics of photographs on a scale of 255 it is, on
+    average, 1.1 to 1.4 at no noise, 2.5 to 2.7 at 2, 5.2 to 5.4 at 5, 9.7 to 10.1 at 10.
 
     References
     ----------
@@ -223,17 +209,6 @@ def _weak_energy(
 
 
 def _patches(planes: Plane, observed: Gaps, gaps: Gaps | None, side: int) -> NDArray[np.float64]:
-    """Return the patches (n, pixels) of all planes, see `_aligned_patches`."""
-    found = [
-        _aligned_patches(plane, observed, side, len(planes), None if gaps is None else gaps[i])
-        for i, plane in enumerate(planes)
-    ]
-    return np.concatenate(found)
-
-
-def _aligned_patches(
-    plane: Plane, observed: Gaps, side: int, planes: int, gaps: Gaps | None
-) -> NDArray[np.float64]:
     """Return patches (n, pixels) at one phase of the period, without gaps and not clipped."""
     height, width = observed.shape
     repeats = -(-side // height), -(-side // width)
@@ -241,18 +216,18 @@ def _aligned_patches(
 
     def cut(image: NDArray[Any]) -> NDArray[Any]:
         windows = sliding_window_view(image, (side, side))[::height, ::width]
-        step = math.ceil(math.sqrt(windows.shape[0] * windows.shape[1] * planes / MOST_PATCHES))
+        count = windows.shape[0] * windows.shape[1] * len(planes)
+        step = math.ceil(math.sqrt(count / MOST_PATCHES))
         return windows[::step, ::step].reshape(-1, side**2)[:, kept]
 
-    patches = cut(plane)
-    lowest, highest = plane.min(), plane.max()
-    if gaps is not None:
-        patches = patches[~cut(gaps).any(1)]
-        lowest, highest = plane[~gaps].min(), plane[~gaps].max()
-    if not patches.size:
-        return np.empty((0, int(kept.sum())))
-    inside = (patches.min(1) > lowest) & (patches.max(1) < highest)
-    return patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches
+    found = []
+    for i, plane in enumerate(planes):
+        patches, known = cut(plane), plane
+        if gaps is not None:
+            patches, known = patches[~cut(gaps[i]).any(1)], plane[~gaps[i]]
+        inside = (patches.min(1) > known.min()) & (patches.max(1) < known.max())
+        found.append(patches[inside] if inside.sum() >= 4 * patches.shape[1] else patches)
+    return np.concatenate(found)
 
 
 def noise_bounds(data: Gaussian) -> tuple[float, float]:
@@ -280,19 +255,14 @@ def noise_bounds(data: Gaussian) -> tuple[float, float]:
 class ShotLine:
     """Noise that grows with light, as photons make it: variance ``slope * light + offset``.
 
-    Attributes
-    ----------
-    slope, offset : float
-        On the scale of the samples.
-    floor : float
-        Least variance.
-    scale : float, optional
-        Noise level of samples of weight 1; None where the weights are not known yet.
+    All numbers are on the scale of the samples.
     """
 
     slope: float
     offset: float
+    # Least variance.
     floor: float
+    # Noise level of samples of weight 1; None where the weights are not known yet.
     scale: float | None = None
 
     @classmethod
@@ -327,19 +297,8 @@ def shot_line(y: Tensor, weights: Tensor | None = None) -> ShotLine | None:
     """Fit the straight line of the intensity that the variance of photons is.
 
     The finest diagonal differences of a blurred image hold noise only: their median size in bins of
-    pixels with like surroundings gives the variance.
-
-    Parameters
-    ----------
-    y : Tensor
-        Blurred images (B, C, H, W).
-    weights : Tensor, optional
-        0 in gaps.
-
-    Returns
-    -------
-    ShotLine or None
-        None if the variance differs by less than `SHOT_RATIO`.
+    pixels with like surroundings gives the variance. Images are (B, C, H, W), weights 0 in gaps.
+    None if the variance differs by less than `SHOT_RATIO`.
 
     References
     ----------
@@ -368,17 +327,29 @@ def _fit_line(detail: NDArray[np.float64], mean: NDArray[np.float64]) -> ShotLin
     bins = np.array_split(np.argsort(mean), min(SHOT_BINS, max(2, mean.size // SHOT_PIXELS)))
     means = np.array([mean[pixels].mean() for pixels in bins])
     variances = np.array([np.median(detail[pixels]) / MAD for pixels in bins]) ** 2
-    slope, offset = 0.0, 0.0
-    fitted = np.full_like(variances, variances.mean())
-    # The error of a variance is proportional to it.
-    for _ in range(5 if variances.any() else 0):
-        slope, offset = np.polyfit(means, variances, 1, w=1 / fitted)
-        fitted = np.maximum(slope * means + offset, variances.max() * 1e-3)
+    if not variances.any():
+        return None
+    slope, offset, _ = _line_through(means, variances)
     least, greatest = slope * means[0] + offset, slope * means[-1] + offset
     if least <= 0 or greatest < SHOT_RATIO * least:
         return None
     # Noise pulls some pixels below the darkest mean: not all that far.
-    return ShotLine(float(slope), float(offset), float(least) / 2)
+    return ShotLine(slope, offset, float(least) / 2)
+
+
+def _line_through(
+    light: NDArray[np.float64], variances: NDArray[np.float64], textured: bool = False
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Fit slope and offset to variances, some of which texture may have raised; also their fit."""
+    fitted, trust = np.full_like(variances, variances.mean()), np.ones_like(variances)
+    for _ in range(TEXTURED_STEPS if textured else LINE_STEPS):
+        # The error of a variance is proportional to it.
+        slope, offset = np.polyfit(light, variances, 1, w=trust / fitted)
+        fitted = np.maximum(slope * light + offset, variances.max() * 1e-3)
+        if textured:
+            above = variances / fitted - 1
+            trust = np.where(above > 0, 1 / (1 + np.square(above / 0.1)), 1)
+    return float(slope), float(offset), fitted
 
 
 def sharp_line(
@@ -387,26 +358,12 @@ def sharp_line(
     period: tuple[int, int] = (1, 1),
     agree: float = AGREE,
 ) -> ShotLine | None:
-    """Fit the same line to images that hold detail, or to mosaics.
+    """Fit the line of `shot_line` to images that hold detail, or to mosaics.
 
     In bins of patches with like means, the least textured ones tell the variance, as they do in
-    `patch_sigma`; most bins must agree on the line, since detail grows with light as well.
-
-    Parameters
-    ----------
-    y : Tensor
-        Sharp images (B, C, H, W).
-    weights : Tensor, optional
-        0 in gaps.
-    period : tuple of int
-        Height and width of the period of a mosaic: each place of it is an image.
-    agree : float
-        Part of the bins that must agree.
-
-    Returns
-    -------
-    ShotLine or None
-        None where the variance differs by less than `SHOT_RATIO`, or may be that of detail.
+    `patch_sigma`; the part ``agree`` of the bins must be near the line, since detail grows with
+    light as well. Each place of the period of a mosaic is an image. None also where the variance
+    may be that of detail.
     """
     planes, gaps = _planes(y, weights)
     planes, gaps = _phases(planes, period), None if gaps is None else _phases(gaps, period)
@@ -434,21 +391,16 @@ def _agreed_line(patches: NDArray[np.float64], agree: float) -> ShotLine | None:
     means = patches.mean(1)
     bins = np.array_split(np.argsort(means), LINE_BINS)
     quiet = np.array([np.quantile(energy[group], QUIETEST) for group in bins])
-    variances, light = quiet / chi2.ppf(QUIETEST, freedom), [means[group].mean() for group in bins]
-    fitted, trust = np.full_like(variances, variances.mean()), np.ones_like(variances)
+    variances = quiet / chi2.ppf(QUIETEST, freedom)
     if not variances.any():
         return None
-    for _ in range(LINE_STEPS):
-        slope, offset = np.polyfit(light, variances, 1, w=trust / fitted)
-        fitted = np.maximum(slope * np.array(light) + offset, variances.max() * 1e-3)
-        # What lies above the line has texture.
-        above = variances / fitted - 1
-        trust = np.where(above > 0, 1 / (1 + np.square(above / 0.1)), 1)
+    light = np.array([means[group].mean() for group in bins])
+    slope, offset, fitted = _line_through(light, variances, textured=True)
     least, greatest = fitted[0], slope * light[-1] + offset
     agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= agree
     if not agreed or greatest < max(SHOT_RATIO * least, LEAST_SHOT**2):
         return None
-    return ShotLine(float(slope), float(offset), float(least) / 2)
+    return ShotLine(slope, offset, float(least) / 2)
 
 
 def is_sharp(operator: Operator, y: Tensor) -> bool:

@@ -79,17 +79,8 @@ def motion_psf(length: float, angle: float) -> NDArray[np.float32]:
 def normalise_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.float64]:
     """Remove what a kernel cannot be, and scale it to sum 1.
 
-    Parameters
-    ----------
-    psf : ndarray
-        Estimate (kh, kw).
-    threshold : float
-        Values below this part of the maximum become zero; negative ones always do.
-
-    Returns
-    -------
-    ndarray
-        (kh, kw), float64. A single central pixel where nothing positive is left.
+    Values below the threshold, a part of the maximum, become zero; negative ones always do. Where
+    nothing positive is left, a single central pixel is.
     """
     kept = np.where(psf >= threshold * psf.max(), psf, 0.0).clip(min=0.0)
     if not kept.sum() > 0:
@@ -99,17 +90,9 @@ def normalise_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDA
 
 
 def centre_psf(psf: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Shift by whole pixels until the centre of mass is nearest to the centre.
+    """Shift a non-negative kernel of odd sides until its centre of mass is nearest to the centre.
 
-    Parameters
-    ----------
-    psf : ndarray
-        Non-negative kernel (kh, kw) with odd sides.
-
-    Returns
-    -------
-    ndarray
-        (kh, kw) with sum 1. What would leave the frame is cut off.
+    It is shifted by whole pixels; what would leave the frame is cut off. The sum is 1.
     """
     height, width = psf.shape
     rows, columns = np.indices(psf.shape)
@@ -124,17 +107,7 @@ def centre_psf(psf: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def crop_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.float64]:
     """Cut off the empty border, evenly, so that sides stay odd and the centre in place.
 
-    Parameters
-    ----------
-    psf : ndarray
-        Kernel (kh, kw) with odd sides.
-    threshold : float
-        Values up to this part of the maximum count as empty.
-
-    Returns
-    -------
-    ndarray
-        Kernel of odd sides with sum 1.
+    Values up to the threshold, a part of the maximum, count as empty. The sum is 1.
     """
     rows, columns = np.nonzero(psf > threshold * psf.max())
     middle = (psf.shape[0] - 1) // 2, (psf.shape[1] - 1) // 2
@@ -144,22 +117,7 @@ def crop_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[
 
 
 def resize_psf(psf: NDArray[np.floating[Any]], factor: float, size: int) -> NDArray[np.float64]:
-    """Magnify about the centre and fit into a square frame.
-
-    Parameters
-    ----------
-    psf : ndarray
-        Kernel (kh, kw) with odd sides.
-    factor : float
-        Magnification.
-    size : int
-        Side of the result, odd.
-
-    Returns
-    -------
-    ndarray
-        (size, size) with sum 1.
-    """
+    """Magnify a kernel about its centre, and fit it into a frame (size, size); sides are odd."""
     offset = [(n - 1) / 2 - (size - 1) / 2 / factor for n in psf.shape]
     large = affine_transform(
         psf.astype(np.float64), [1 / factor] * 2, offset, (size, size), order=3, mode="constant"
@@ -354,18 +312,8 @@ def _variance(psf: NDArray[np.float64]) -> float:
 def align_psf(psf: ArrayLike, scale: int) -> NDArray[np.float64]:
     """Move the centre of a PSF between pixels, or onto one, as blocks of ``scale`` pixels have it.
 
-    Parameters
-    ----------
-    psf : array_like
-        Kernel (kh, kw).
-    scale : int
-        Side of the blocks.
-
-    Returns
-    -------
-    ndarray
-        Sides are even if ``scale`` is even, and odd if it is odd. A shift by half a pixel is a
-        cubic interpolation.
+    Sides become even if the scale is even, and odd if it is odd. A shift by half a pixel is a cubic
+    interpolation.
     """
     kernel = np.asarray(psf, dtype=np.float64)
     for axis in range(kernel.ndim):

@@ -35,24 +35,11 @@ def read_mosaic(mosaic: ArrayLike) -> NDArray[Any]:
 def level_mosaic(
     mosaic: NDArray[Any], pattern: str | ArrayLike, background: Any, white: Any
 ) -> tuple[NDArray[Any], float | None, float | None]:
-    """Give all filters of a mosaic the same levels of black and white.
+    """Give all filters of a mosaic (H, W) the same levels of black and white, and return all three.
 
-    Parameters
-    ----------
-    mosaic : ndarray
-        (H, W).
-    pattern : str or array_like
-        The colour filter array, see `cfa_weights`.
-    background, white : float or sequence of float, optional
-        One level, or those of red, green and blue, or of four filters in the order of LibRaw and
-        rawpy: red, green in the rows of red, blue, the other green.
-
-    Returns
-    -------
-    mosaic : ndarray
-        (H, W). Where there are several levels: float64, with their means over the pixels.
-    background, white : float or None
-        One level.
+    Background and white are one level, or those of red, green and blue, or of four filters in the
+    order of LibRaw and rawpy: red, green in the rows of red, blue, the other green. Where there are
+    several, the mosaic becomes float64, with their means over the pixels as levels.
     """
     black, light = _read_levels(background, "background"), _read_levels(white, "white")
     if all(levels is None or levels.size == 1 for levels in (black, light)) or mosaic.ndim != 2:
@@ -106,24 +93,10 @@ def guess_linear(
 ) -> tuple[bool, bool]:
     """Guess whether the values of a mosaic are proportional to light, as those of raw frames.
 
-    Parameters
-    ----------
-    mosaic : ndarray
-        (H, W) as given.
-    values : ndarray
-        (H, W) with black at 0 and white at 1.
-    weights : ndarray
-        (3, H, W), which filter each pixel has.
-    scale : float
-        White less black in the mosaic's units, if known.
+    It is (H, W) as given; its values have black at 0 and white at 1, the weights (3, H, W) say
+    which filter each pixel has, and the scale is white less black in the mosaic's units, if known.
+    Also returns whether the odds are better than ten to one.
 
-    Returns
-    -------
-    linear, sure : bool
-        The guess, and whether the odds are better than ten to one.
-
-    Notes
-    -----
     Integers are linear above 8 bits. So are floats that are evenly spaced with more than 256 steps:
     they were such integers; with 256 steps in 0..1 or 0..255 they are not. Others, which noise was
     added to or which were resized, are compared with what light looks like before it is encoded: it

@@ -32,43 +32,29 @@ View = Callable[[Denoiser, Tensor, float, int, torch.Generator | None], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Parameters of the solvers.
+    """Parameters of the solvers."""
 
-    Attributes
-    ----------
-    iterations : int
-        Evaluations of the denoiser by `anneal`.
-    sigma_start : float
-        First smoothing width.
-    sigma_end, end_ratio : float
-        The last smoothing width is ``end_ratio`` times the noise level, but at least ``sigma_end``.
-    kappa : float
-        Weight of the prior: ``c = kappa / sigma^2``. Less than 1 makes up for a smoothing that is
-        wider than the error of the estimate.
-    momentum : float
-        Part of the last step by which the denoiser looks ahead (Nesterov): thin structures need
-        many steps to rise.
-    denoise_last : bool
-        Whether the last step denoises at the noise level and leaves it at that: for images that
-        are smooth, as those of microscopes are, the data have nothing more to say then.
-    steps : tuple of int
-        Steps of an iterative fit without weights in the first evaluation, the second, and so on.
-    most_steps : int
-        Steps of a fit at most.
-    sgd_noise : tuple of float, optional
-        First and last noise level that `descend` assumes where none is given; by default it
-        follows eq. 21, which says nothing about operators that pass all detail.
-    """
-
+    # Evaluations of the denoiser by `anneal`.
     iterations: int = 24
+    # First smoothing width; the last is ``end_ratio`` times the noise level, at least `sigma_end`.
     sigma_start: float = 49 / 255
     sigma_end: float = 1 / 255
     end_ratio: float = 0.7
+    # Weight of the prior: ``c = kappa / sigma^2``. Less than 1 makes up for a smoothing that is
+    # wider than the error of the estimate.
     kappa: float = 0.3
+    # Part of the last step by which the denoiser looks ahead (Nesterov): thin structures need many
+    # steps to rise.
     momentum: float = 0.0
+    # Whether the last step denoises at the noise level and leaves it at that: for images that are
+    # smooth, as those of microscopes are, the data have nothing more to say then.
     denoise_last: bool = False
+    # Steps of an iterative fit without weights in the first evaluation, the second, and so on; and
+    # steps of any fit at most.
     steps: tuple[int, ...] = STEPS
     most_steps: int = MOST_STEPS
+    # First and last noise level that `descend` assumes where none is given; by default it follows
+    # eq. 21, which says nothing about operators that pass all detail.
     sgd_noise: tuple[float, float] | None = None
 
 

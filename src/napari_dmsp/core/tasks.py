@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
-from ..settings import Settings
+from ..settings import Deblur, Demosaic, Settings, Superres
 from .blind import count_evaluations, descend_blind, search_blind
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
-from .inputs import (
-    LUMA,
-    Input,
-    Options,
-    Reference,
-    check_mask,
-    check_psf,
-    read_input,
-    take_array,
-)
+from .inputs import LUMA, Input, Reference, check_mask, check_psf, read_input
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
 from .noise import (
@@ -47,7 +38,6 @@ from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
 from .volumes import HEADROOM, VOLUME, Slices, first_estimate
 
-MAX_SCALE = 8
 # Steps of the published descent where the PSF is unknown.
 SGD_BLIND = 1000
 # What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
@@ -80,18 +70,16 @@ def prepare_deblur(
     image: ArrayLike,
     psf: ArrayLike | None = None,
     *,
-    psf_size: int | None = None,
-    **options: Unpack[Options],
+    reference: Reference | None = None,
+    **options: Any,
 ) -> Job:
     """Check the input of `deblur`, with the same parameters, and return the job to run."""
-    if psf is not None and psf_size is not None:
-        raise DmspError(f"psf_size={psf_size} is for an unknown PSF; give it or psf, not both.")
-    volume = psf is not None and take_array(psf, "psf").ndim == 3
-    given = read_input(image, options, volume=volume)
+    task = Deblur.of(psf=psf, **options)
+    given = read_input(image, task, reference)
     if psf is None:
-        return _prepare_blind(given, psf_size)
+        return _prepare_blind(given, task.psf_size)
     kernel = check_psf(psf, given.shape, given.warnings)
-    if volume:
+    if task.space == 3:
         return _prepare_volume(given, kernel)
     with explain_failures(given.observed.device, given.shape):
         problem = _blur_problem(given, kernel)
@@ -104,12 +92,11 @@ def prepare_superres(
     scale: float,
     *,
     psf: ArrayLike | None = None,
-    **options: Unpack[Options],
+    reference: Reference | None = None,
+    **options: Any,
 ) -> Job:
     """Check the input of `superres`, with the same parameters, and return the job to run."""
-    if not 1 < scale <= MAX_SCALE:
-        raise DmspError(f"scale={scale} must be above 1 and at most {MAX_SCALE}.")
-    given = read_input(image, options)
+    given = read_input(image, Superres.of(scale=scale, psf=psf, **options), reference)
     large = round(given.shape[0] * scale), round(given.shape[1] * scale)
     settings = {"task": "superres", "scale": scale}
     if psf is None:
@@ -117,8 +104,6 @@ def prepare_superres(
             operator = Resize(large, given.shape, given.observed.device)
             line = _line(given, sharp_line)
             return prepare(settings, given, Problem.of(given, operator, line=line))
-    if scale != int(scale):
-        raise DmspError(f"scale={scale} must be a whole number where a psf is given.")
     kernel = check_psf(psf, large, given.warnings, int(scale))
     with explain_failures(given.observed.device, large):
         problem = _sampled_problem(given, kernel, int(scale))
@@ -130,21 +115,20 @@ def prepare_demosaic(
     mosaic: ArrayLike,
     pattern: str | ArrayLike = "RGGB",
     *,
-    white: Any = None,
-    linear: bool | None = None,
-    developed: bool = False,
-    **options: Unpack[Options],
+    reference: Reference | None = None,
+    **options: Any,
 ) -> Job:
     """Check the input of `demosaic`, with the same parameters, and return the job to run."""
-    if options.get("channel_axis") is not None:
-        raise DmspError(f"channel_axis={options['channel_axis']}: a mosaic has no channel axis.")
-    raw = read_mosaic(mosaic)
-    levels = {"background": options.get("background"), "white": white}
-    if isinstance(options.get("mask"), str):
-        gaps = check_mask(options["mask"], raw, None)
-        options["mask"] = None if gaps is None else gaps[0]
-    array, options["background"], white = level_mosaic(raw, pattern, **levels)
-    given = read_input(array, options, mosaic=True, white=white)
+    task = Demosaic.of(pattern=pattern, **options)
+    if task.channel_axis is not None:
+        raise DmspError(f"channel_axis={task.channel_axis}: a mosaic has no channel axis.")
+    raw, mask, linear = read_mosaic(mosaic), task.mask, task.linear
+    levels = {"background": task.background, "white": task.white}
+    if isinstance(mask, str):
+        gaps = check_mask(mask, raw, None)
+        mask = None if gaps is None else gaps[0]
+    array, black, white = level_mosaic(raw, pattern, **levels)
+    given = read_input(array, task.replace(mask=mask, background=black), reference, white)
     height, width = given.shape
     filters = torch.from_numpy(cfa_weights(pattern, (height, width))).to(given.observed)
     plain = bool(((filters == 0) | (filters == 1)).all())
@@ -153,13 +137,13 @@ def prepare_demosaic(
     with explain_failures(given.observed.device, given.shape):
         encoding = _encoding(given, filters) if linear and plain else None
         problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
-        if developed:
+        if task.developed:
             # Under the curve they are what is to be looked at.
             problem = replace(problem, decode=partial(torch.clamp, min=0.0, max=1.0))
         name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
         white = given.units.low + given.units.scale
         settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
-        settings["developed"] = developed
+        settings["developed"] = task.developed
         # Levels of single filters, from which those for all were made.
         several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
         return prepare(settings | several, given, problem)
@@ -296,7 +280,7 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
     finish = evaluations(given, BLURRED)
     if given.literal:
         # The published descent ends with both; only colours need a second one.
-        search = given.options["iterations"] or SGD_BLIND
+        search = int(given.options.iterations or SGD_BLIND)
         finish = finish if given.observed.shape[1] == 3 else 0
     grey = _luminance(given.observed)
     model = given.model

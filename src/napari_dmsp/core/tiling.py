@@ -23,17 +23,10 @@ UNKNOWN_BYTES = 512
 
 @dataclass(eq=False)
 class Tiled:
-    """A denoiser that is applied to tiles, and to smaller ones where memory runs out.
-
-    Parameters
-    ----------
-    denoiser : callable
-        ``denoiser(x, sigma)`` on (B, C, H, W).
-    tile : int or None
-        Greatest side of a tile in pixels; None takes images whole.
-    """
+    """A denoiser that is applied to tiles, and to smaller ones where memory runs out."""
 
     denoiser: Callable[[Tensor, float], Tensor]
+    # Greatest side of a tile in pixels; None takes images whole.
     tile: int | None
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
@@ -84,16 +77,9 @@ def _rise(length: int, like: Tensor) -> Tensor:
 def pick_tile(tile: Tile, network: object, device: torch.device) -> int | None:
     """Return the greatest side of a tile; None for whole images.
 
-    Parameters
-    ----------
-    tile : int, "auto" or None
-        What the user wants. "auto" takes what is fast on a processor, and what fits into the memory
-        of a GPU, however much of it is free: a run can be repeated. Denoisers that are no networks
-        see how far they like, and get whole images.
-    network : callable
-        The denoiser.
-    device : torch.device
-        Where to compute.
+    "auto" takes what is fast on a processor, and what fits into the memory of a GPU, however much
+    of it is free: a run can be repeated. Denoisers that are no networks see how far they like, and
+    get whole images.
     """
     if tile is None:
         return None

@@ -7,6 +7,7 @@ from .pictures import (
     check_output,
     check_psf_output,
     fitting_suffix,
+    images_among,
     read_image,
     read_mask,
     read_planes,
@@ -17,33 +18,9 @@ from .pictures import (
 from .records import (
     check_folder,
     check_writable,
+    make_folder,
     name_beside,
     write_json,
     written_whole,
 )
 from .stacks import TIFF, Axis, Stack, describe, open_stack
-
-__all__ = [
-    "NUMPY",
-    "SUFFIXES",
-    "TIFF",
-    "Axis",
-    "Picture",
-    "Stack",
-    "check_folder",
-    "check_output",
-    "check_psf_output",
-    "check_writable",
-    "describe",
-    "fitting_suffix",
-    "name_beside",
-    "open_stack",
-    "read_image",
-    "read_mask",
-    "read_planes",
-    "read_psf",
-    "write_image",
-    "write_json",
-    "write_psf",
-    "written_whole",
-]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,26 +26,17 @@ NUMPY = {".npy"}
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image from a file, or the planes of a stack.
+    """One image from a file, or the planes of a stack."""
 
-    Attributes
-    ----------
-    pixels : ndarray
-        (..., H, W), or (..., H, W, 3) for colour.
-    alpha : ndarray or None
-        (..., H, W) transparency, which no restoration touches.
-    tags : dict
-        What else the file says, see `napari_dmsp.files.tags`.
-    axes : str
-        Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
-    warnings : tuple of str
-        Sentences for the user on what is doubtful or was left out.
-    """
-
+    # (..., H, W), or (..., H, W, 3) for colour.
     pixels: NDArray[Any]
+    # (..., H, W) transparency, which no restoration touches.
     alpha: NDArray[Any] | None = None
+    # What else the file says, see `napari_dmsp.files.tags`.
     tags: dict[str, Any] = field(default_factory=dict)
+    # Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
     axes: str = ""
+    # Sentences for the user on what is doubtful or was left out.
     warnings: tuple[str, ...] = ()
 
     @property
@@ -54,12 +45,9 @@ class Picture:
         return -1 if self.pixels.ndim - len(self.axes) == 3 else None
 
     def with_pixels(self, pixels: NDArray[Any]) -> Picture:
-        """Put other pixels into the same frame, of any number: a finer image of the same object.
+        """Put other pixels of as many planes into the same frame: a finer image of the same object.
 
-        Parameters
-        ----------
-        pixels : ndarray
-            As many planes. Transparency and pixel size follow the new H and W.
+        Transparency and pixel size follow the new H and W.
         """
         lead = len(self.axes)
         shape, old = pixels.shape[lead : lead + 2], self.pixels.shape[lead : lead + 2]
@@ -79,13 +67,7 @@ class Picture:
 
 
 def read_image(path: Path) -> Picture:
-    """Read a grey or colour image.
-
-    Raises
-    ------
-    DmspError
-        For a missing or broken file, and for stacks.
-    """
+    """Read a grey or colour image; a `DmspError` says what is wrong, also with stacks."""
     picture = read_planes(path)
     lead = len(picture.axes)
     if set(picture.pixels.shape[:lead]) == {1}:
@@ -101,13 +83,7 @@ def read_image(path: Path) -> Picture:
 
 
 def read_planes(path: Path) -> Picture:
-    """Read a grey or colour image, or a stack of them from a TIFF file.
-
-    Raises
-    ------
-    DmspError
-        For a missing or broken file.
-    """
+    """Read a grey or colour image, or a stack of them from a TIFF file."""
     suffix = _check_readable(path, SUFFIXES)
     with reading(path):
         picture = Picture(*read_tiff(path)) if suffix in TIFF else _read_photo(path)
@@ -156,6 +132,15 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return np.asarray(mask, dtype=bool)
 
 
+def images_among(paths: Iterable[Path]) -> list[Path]:
+    """Return the images among paths, sorted; hidden files are other programs' notes on images."""
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
 def check_output(
     path: Path,
     picture: Picture,
@@ -163,25 +148,10 @@ def check_output(
     named: Collection[Path],
     overwrite: bool = False,
 ) -> None:
-    """Make sure that `write_image` will be able to write ``path``.
+    """Raise a `DmspError` unless `write_image` will be able to write ``path``.
 
-    Parameters
-    ----------
-    path : Path
-        The output.
-    picture : Picture
-        Of the form that the output will have.
-    dtype : dtype
-        Of the output's pixels.
-    named : collection of Path
-        The inputs, and other outputs: never overwritten.
-    overwrite : bool
-        Whether another existing file may be replaced.
-
-    Raises
-    ------
-    DmspError
-        Saying what stands in the way.
+    ``picture`` is of the form that the output will have; inputs and other outputs, which are
+    ``named``, are never overwritten.
     """
     suffix = _check_suffix(path, SUFFIXES)
     check_writable(path, overwrite, named)
@@ -200,14 +170,8 @@ def check_output(
 def fitting_suffix(source: Path, floats: bool = False, colour: bool = False) -> str:
     """Return the suffix for a result: the one of ``source``, or .tif where that cannot hold it.
 
-    Parameters
-    ----------
-    source : Path
-        An image file; no more than its header is read.
-    floats : bool
-        Whether the pixels become float32.
-    colour : bool
-        Whether a grey image becomes one in colour.
+    The pixels may become ``floats``, and a grey image one in ``colour``; of the source, no more
+    than the header is read.
     """
     suffix = source.suffix.lower()
     if suffix in TIFF or not (floats or (colour and suffix in PNG)):

@@ -79,6 +79,15 @@ def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] 
     check_folder(target.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for files, or raise a `DmspError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DmspError(f"folder {folder} cannot be made: {error}") from error
+    check_folder(folder)
+
+
 def check_folder(folder: Path) -> None:
     """Raise a `DmspError` unless files can be written into ``folder``."""
     if not os.path.isdir(folder):

@@ -94,6 +94,8 @@ class Stack:
         if len(planes) > lead:
             raise DmspError(f"planes={planes} cut {len(planes)} axes; there are {lead}.")
         cuts = [p if isinstance(p, slice) else slice(p, p + 1 or None) for p in planes]
+        if any(cut.step == 0 for cut in cuts):
+            raise DmspError(f"planes={planes} has a step of 0; leave it out to take every plane.")
         array, axes = self.array[tuple(cuts)], list(self.axes)
         if 0 in array.shape:
             raise DmspError(f"planes={planes} is no part of a stack of shape {self.array.shape}.")

@@ -31,36 +31,32 @@ HEAD = b"II*\0\x08\0\0\0"
 
 def pack_exif(exif: Image.Exif) -> dict[str, bytes]:
     """Return the tag ``exif`` with what is worth keeping; nothing if that is nothing."""
-    kept = Image.Exif()
-    for code in KEPT:
-        value: Any = exif.get_ifd(code) if code in (EXIF, GPS) else exif.get(code)
-        if value:
-            kept[code] = _as_bytes(value)
-    return {"exif": kept.tobytes()} if len(kept) else {}
+    return _pack({c: exif.get_ifd(c) if c in (EXIF, GPS) else exif.get(c) for c in KEPT})
 
 
 def pack_tiff(path: Path, page: tifffile.TiffPage, description: str) -> dict[str, bytes]:
     """Return the tag ``exif`` of a page of a TIFF file, with this description."""
-    exif = Image.Exif()
+    directories: dict[int, Any] = {}
     if not page.parent.is_bigtiff:
         # Pillow reads directories of tags, tifffile none but its own.
+        exif = Image.Exif()
         exif.endian = page.parent.byteorder
         with path.open("rb") as file:
             exif.load_from_fp(file, page.offset)
             directories = {code: exif.get_ifd(code) for code in (EXIF, GPS)}
-    else:
-        directories = {}
     plain = {code: page.tags.valueof(code) for code in KEPT - {EXIF, GPS}}
     plain[DESCRIPTION] = description
     if str(plain[SOFTWARE]).startswith("tifffile"):
         del plain[SOFTWARE]
+    texts = {code: v.encode() if isinstance(v, str) else v for code, v in plain.items()}
+    return _pack({c: v for c, v in texts.items() if isinstance(v, bytes)} | directories)
+
+
+def _pack(values: dict[int, Any]) -> dict[str, bytes]:
     kept = Image.Exif()
-    for code, value in plain.items():
-        if value and isinstance(value, str | bytes):
-            kept[code] = value.encode() if isinstance(value, str) else value
-    for code, directory in directories.items():
-        if directory:
-            kept[code] = _as_bytes(directory)
+    for code, value in values.items():
+        if value:
+            kept[code] = _as_bytes(value)
     return {"exif": kept.tobytes()} if len(kept) else {}
 
 

@@ -52,44 +52,29 @@ ALPHA = ("assocalpha", "unassalpha")
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What the numbers of a series of pages mean, and how they become upright planes.
+    """What the numbers of a series of pages mean, and how they become upright planes."""
 
-    Attributes
-    ----------
-    number : int
-        Of the series in the file.
-    lead : str
-        Letters of the axes before the rows of planes, in the order of the file.
-    order : tuple of int
-        The axes of the series: those of ``lead``, rows, columns, and samples if there are any.
-    samples : int
-        How many samples are along the last of these axes; 0 where there is none.
-    colours : bool
-        Whether (the first) three samples, or what the table gives, are red, green and blue.
-    alpha : str
-        How `tifffile` calls the last sample if that is transparency; else nothing.
-    orientation : int
-        As the tag has it, from 1 (upright) to 8.
-    table : ndarray or None
-        What each number stands for: (N,), or (N, 3) for palettes.
-    white : int or None
-        The number that means black, where large ones are dark.
-    decoded : bool
-        Whether Pillow decodes pages: colours of fewer pixels than brightness.
-    warnings : tuple of str
-        What was left out, in sentences.
-    """
-
+    # Number of the series in the file.
     number: int
+    # Letters of the axes before the rows of planes, in the order of the file.
     lead: str
+    # The axes of the series: those of ``lead``, rows, columns, and samples if there are any.
     order: tuple[int, ...]
+    # How many samples are along the last of these axes; 0 where there is none.
     samples: int = 0
+    # Whether (the first) three samples, or what the table gives, are red, green and blue.
     colours: bool = False
+    # How `tifffile` calls the last sample if that is transparency; else nothing.
     alpha: str = ""
+    # Orientation as the tag has it, from 1 (upright) to 8.
     orientation: int = 1
+    # What each number stands for: (N,), or (N, 3) for palettes.
     table: Pixels | None = None
+    # The number that means black, where large ones are dark.
     white: int | None = None
+    # Whether Pillow decodes pages: colours of fewer pixels than brightness.
     decoded: bool = False
+    # What was left out, in sentences.
     warnings: tuple[str, ...] = ()
 
     @property
@@ -137,21 +122,7 @@ class Layout:
 
 
 def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, tuple[str, ...]]:
-    """Read the image of a TIFF file at once.
-
-    Returns
-    -------
-    pixels : ndarray
-        (..., H, W), or (..., H, W, 3) for colour; upright, black is zero.
-    alpha : ndarray or None
-        (..., H, W).
-    tags : dict
-        As `napari_dmsp.files.tags` describes them.
-    axes : str
-        Letters of the axes before H.
-    warnings : tuple of str
-        What was left out, in sentences.
-    """
+    """Read the image of a TIFF file at once, upright, black is zero: the fields of a `Picture`."""
     with tifffile.TiffFile(path) as file:
         series, layout = _describe(path, file)
         warnings = layout.warnings + _check_pages(path, series.pages)
@@ -161,7 +132,7 @@ def read_tiff(path: Path) -> tuple[Pixels, Pixels | None, dict[str, Any], str, t
         else:
             array = series.asarray()
         array, alpha = layout.split(layout.convert(layout.arrange(array)))
-        warnings += _say_nodata(array, series.keyframe)
+        warnings += _say_nodata(array, series.keyframe, layout.colours)
         return array, alpha, _tags(path, file, series, layout), layout.lead, warnings
 
 
@@ -184,7 +155,7 @@ def open_tiff(path: Path) -> Stack:
 
     with tifffile.TiffFile(path) as file:
         series, layout = _describe(path, file)
-        shape, page = series.shape, series.keyframe.shape
+        shape, lead = series.shape, len(series.shape) - len(series.keyframe.shape)
         stored = series.dtype.newbyteorder("=")
         mapped = series.dataoffset is not None and series.keyframe.is_memmappable
         mapped = mapped and not layout.decoded
@@ -192,7 +163,7 @@ def open_tiff(path: Path) -> Stack:
         pages: list[Any] = [] if mapped else list(series.pages)
         places = tuple(part.index if layout.decoded else part.offset for part in pages)
         # Pages without a place of their own can only be read together.
-        paged = len(set(places)) == prod(shape[: len(shape) - len(page)])
+        paged = len(set(places)) == prod(shape[:lead])
     changed = path.stat()
     name = f"tiff-{tokenize(str(path), changed.st_size, changed.st_mtime_ns)}"
     if mapped:
@@ -200,9 +171,9 @@ def open_tiff(path: Path) -> Stack:
         sides = dict.fromkeys(layout.order[len(layout.lead) :], READ)
         chunks = tuple(min(n, sides.get(i, 1)) for i, n in enumerate(shape))
     else:
-        whole = len(page) if paged else len(shape)
-        source = _Paged(str(path), layout, shape, stored, places if paged else ())
-        chunks = (*((1,) * (len(shape) - whole)), *shape[len(shape) - whole :])
+        lead = lead if paged else 0
+        source = _Paged(str(path), layout, shape, stored, lead, places if paged else ())
+        chunks = (*(1,) * lead, *shape[lead:])
     meta = np.empty((0,) * len(shape), stored)
     array = da.from_array(source, chunks=chunks, name=name, fancy=False, meta=meta)
     array = layout.arrange(array)
@@ -454,7 +425,7 @@ class _Mapped:
 
 @dataclass(frozen=True)
 class _Paged:
-    """The pixels of a series, decoded page by page, or at once where pages have no places.
+    """The pixels of a series, decoded page by page along ``lead`` axes, or at once without places.
 
     Places are bytes of the file, or numbers of pages where Pillow decodes them.
     """
@@ -463,6 +434,7 @@ class _Paged:
     layout: Layout
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    lead: int
     places: tuple[int, ...]
 
     @property
@@ -475,11 +447,8 @@ class _Paged:
                 series = file.series[self.layout.number]
                 _check_pages(Path(self.path), series.pages)
                 return series.asarray().reshape(self.shape)[index].astype(self.dtype, copy=False)
-        lead, pages = 0, 1
-        while pages < len(self.places):
-            pages *= self.shape[lead]
-            lead += 1
-        numbers = np.arange(pages).reshape(self.shape[:lead])[index[:lead]]
+        lead = self.lead
+        numbers = np.arange(len(self.places)).reshape(self.shape[:lead])[index[:lead]]
         planes = [self._read(int(number)).reshape(self.shape[lead:]) for number in numbers.flat]
         stacked = np.stack(planes).reshape(*numbers.shape, *self.shape[lead:])
         return stacked[(..., *index[lead:])].astype(self.dtype, copy=False)
@@ -495,14 +464,15 @@ class _Paged:
             return page.asarray()
 
 
-def _say_nodata(pixels: Pixels, page: tifffile.TiffPage) -> tuple[str, ...]:
+def _say_nodata(pixels: Pixels, page: tifffile.TiffPage, colours: bool) -> tuple[str, ...]:
     """Warn of pixels without data, as the tags of GDAL name them."""
     text = page.tags.valueof(42113)
     try:
         value = float(text)
     except (TypeError, ValueError):
         return ()
-    count = int((pixels == value).sum())
+    gaps = pixels == value
+    count = int(gaps.all(axis=-1).sum() if colours else gaps.sum())
     said = f"{count} pixels are {value:g}, the value for no data; name them with a mask."
     return (said,) if count else ()
 

@@ -27,9 +27,9 @@ value in the shape and the type of the result. Planes that cannot be restored ar
 reason; a lone plane that is constant or cannot be restored is an error.
 """
 
-from .axes import ArraySource, Axes, Pixels, Plane, Sink, Source, say_plane
-from .forecast import Forecast, forecast
-from .parts import Part, Plan, constant_pixel, fingerprint, try_settings
+from .axes import ArraySource, Axes, Pixels, Plane
+from .forecast import forecast
+from .parts import Part, Plan, fingerprint, try_settings
 from .run import (
     ArraySink,
     Begun,
@@ -46,34 +46,3 @@ from .run import (
     run,
     run_on,
 )
-
-__all__ = [
-    "ArraySink",
-    "ArraySource",
-    "Axes",
-    "Begun",
-    "CancelledError",
-    "Done",
-    "Event",
-    "Forecast",
-    "Kept",
-    "LeftOut",
-    "Part",
-    "Pixels",
-    "Plan",
-    "Plane",
-    "Restored",
-    "Sink",
-    "Source",
-    "Step",
-    "Surveyed",
-    "Token",
-    "constant_pixel",
-    "fingerprint",
-    "forecast",
-    "restore_array",
-    "run",
-    "run_on",
-    "say_plane",
-    "try_settings",
-]

@@ -44,17 +44,11 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """An array, or what has a shape and a dtype and gives arrays for slices: zarr, data of layers.
+    """An array, or what has a shape and a dtype, and arrays for slices: zarr, data of layers."""
 
-    Attributes
-    ----------
-    data : array_like
-        With ``shape``, ``dtype`` and ``[]``.
-    window : tuple of slice
-        The part of it that is the source.
-    """
-
+    # Pixels, with ``shape``, ``dtype`` and ``[]``.
     data: Any
+    # The part of the data that is the source.
     window: Window
 
     @classmethod
@@ -91,29 +85,20 @@ def _read(data: Any, window: Window) -> Pixels:
 
 @dataclass(frozen=True)
 class Axes:
-    """Which axes of an array are what.
+    """Which axes of an array are what."""
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Lengths of all axes.
-    rows, columns : int
-        The axes of a plane.
-    colours : int or None
-        The axis of one or three colours that are restored together.
-    channels : int or None
-        Of the axes that are walked, the one whose steps show different things, such as the channels
-        of a microscope: each has a prior of its own.
-    depth : int or None
-        The axis along which planes are restored together, as a volume; what is said of planes then
-        holds for volumes.
-    """
-
+    # Lengths of all axes.
     shape: tuple[int, ...]
+    # The axes of a plane.
     rows: int
     columns: int
+    # The axis of one or three colours that are restored together.
     colours: int | None = None
+    # Of the axes that are walked, the one whose steps show different things, such as the channels
+    # of a microscope: each has a prior of its own.
     channels: int | None = None
+    # The axis along which planes are restored together, as a volume; what is said of planes then
+    # holds for volumes.
     depth: int | None = None
 
     @classmethod
@@ -126,17 +111,9 @@ class Axes:
     ) -> Axes:
         """Take the last two axes for rows and columns, but for that of ``colours``.
 
-        Parameters
-        ----------
-        shape : sequence of int
-            Lengths of all axes.
-        colours : int, optional
-            The axis of colours, also counted from the end.
-        names : sequence of str, optional
-            Of all axes: one called "c" or "channel" has a prior for each of its steps.
-        space : int
-            3 for volumes: their depth is the axis called "z", or else the last one before the
-            planes that is not called "c" or "t".
+        The axis of colours may be counted from the end. One of the ``names`` may be "c" or
+        "channel": each of its steps has a prior. With ``space=3`` for volumes, their depth is the
+        axis called "z", or else the last one before the planes that is not called "c" or "t".
 
         Raises
         ------

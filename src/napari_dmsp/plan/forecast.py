@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..priors import is_fluorescence
-from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans
+from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans, volume_bytes
 from .parts import Plan
 
 # Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
@@ -21,53 +21,49 @@ LOOKED_AT = 512
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan will take.
+    """What a plan will take."""
 
-    Attributes
-    ----------
-    planes : int
-        How many there are.
-    megapixels : float
-        Of the result, margins that are restored too among them, all planes together.
-    evaluations : int
-        Of the prior, for a plane, once the point spread function is known.
-    memory : int
-        Greatest memory of a part, with torch, in bytes.
-    tiles : int
-        Into which a part is cut for the prior.
-    """
-
+    # Number of planes.
     planes: int
+    # Size of the result, all planes together, margins that are restored too among them.
     megapixels: float
+    # Evaluations of the prior for a plane, once the point spread function is known.
     evaluations: int
+    # Greatest memory of a part, with torch, in bytes.
     memory: int
+    # Number of tiles into which a part is cut for the prior.
     tiles: int
 
 
 def forecast(plan: Plan) -> Forecast:
     """Return what a plan will take; it looks at the middle of a plane, if that is in memory."""
-    task, grid, factors = plan.task, plan.grid, plan.task.magnification
-    height, width = (round(n * f) for n, f in zip(grid.largest, factors, strict=True))
+    task, planes = plan.task, len(plan.axes.planes)
+    heights, widths = (
+        [round(n * factor) for n in lines.lengths]
+        for lines, factor in zip(
+            (plan.grid.rows, plan.grid.columns), task.magnification, strict=True
+        )
+    )
+    largest = max(heights), max(widths)
     tile = CPU_TILE if task.tile == "auto" else task.tile
     channels = 3 if task.makes_colour or plan.axes.colours is not None else 1
     depth = 1 if plan.axes.depth is None else plan.axes.shape[plan.axes.depth]
-    pixels = sum(
-        math.prod(round((b - a) * f) for (a, b), f in zip((rows, columns), factors, strict=True))
-        for rows in grid.rows.windows
-        for columns in grid.columns.windows
-    )
+    if plan.axes.depth is None:
+        memory = memory_bytes(largest, channels, tile)
+    else:
+        memory = volume_bytes((depth, *largest), np.shape(getattr(task, "psf", ()))[-3:])
     return Forecast(
-        len(plan.axes.planes),
-        pixels * depth * len(plan.axes.planes) / 1e6,
+        planes,
+        sum(heights) * sum(widths) * depth * planes / 1e6,
         _count_evaluations(plan),
-        BASE_BYTES + memory_bytes((height, width), channels * depth, tile),
-        math.prod(len(spans(n, tile or n)) for n in (height, width)),
+        BASE_BYTES + memory,
+        math.prod(len(spans(n, tile or n)) for n in largest),
     )
 
 
 def _count_evaluations(plan: Plan) -> int:
     """Return how often the prior is evaluated for a plane, once its PSF is known."""
-    task, usual = plan.task, EVALUATIONS["deblur"]
+    task = plan.task
     if task.iterations is not None:
         return task.iterations
     if plan.axes.depth is not None:
@@ -76,7 +72,7 @@ def _count_evaluations(plan: Plan) -> int:
         return DESCENT_EVALUATIONS
     if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
         return FLUORESCENCE_EVALUATIONS
-    return EVALUATIONS.get(task.task, usual)
+    return EVALUATIONS.get(task.task, EVALUATIONS["deblur"])
 
 
 def _looks_dark(plan: Plan) -> bool:

@@ -42,14 +42,7 @@ def prepare(task: Settings, pixels: Pixels, mask: Any = None, **known: Any) -> J
 def try_settings(task: Settings, colour: bool, device: str | None = None) -> None:
     """Try settings on an image that suits all good ones, to find bad ones at once.
 
-    Parameters
-    ----------
-    task : Settings
-        The task and its options.
-    colour : bool
-        Whether images may be in colour, which priors of either kind fit.
-    device : str, optional
-        Where to try them; that of the settings by default.
+    In ``colour``, priors of either kind fit.
     """
     psf, psf_size = getattr(task, "psf", None), getattr(task, "psf_size", None)
     volume = task.space == 3
@@ -74,29 +67,19 @@ def for_channel(task: Settings, channel: int) -> Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a plane, or all of it.
+    """A part of a plane, or all of it."""
 
-    Attributes
-    ----------
-    number : int
-        Its place among the parts, from 0.
-    plane : tuple of int
-        Steps of the walked axes.
-    index : tuple of int
-        Row and column in the grid.
-    window : tuple of slice
-        What is read of the source.
-    target : tuple of slice
-        What is written of the result.
-    crop : tuple of slice
-        Rows and columns of the restored window that are the part, of volumes all planes first.
-    """
-
+    # Place among the parts, from 0.
     number: int
+    # Steps of the walked axes.
     plane: Plane
+    # Row and column in the grid.
     index: tuple[int, int]
+    # What is read of the source.
     window: Window
+    # What is written of the result.
     target: Window
+    # Rows and columns of the restored window that are the part, of volumes all planes first.
     crop: Window
 
     @property
@@ -107,34 +90,23 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is restored, how, and in which parts.
+    """What is restored, how, and in which parts."""
 
-    Attributes
-    ----------
-    task : Settings
-        The restoration; how it takes channels and masks is said here.
-    source : Source
-        What is restored.
-    axes : Axes
-        Of the source.
-    grid : Grid
-        How planes are cut: not at all, into parts, or to a region.
-    mask : Source or None
-        True where pixels are missing: (rows, columns) for all planes; or of the shape of the
-        source, with or without its colours.
-    survey : {"plane", "stack"}
-        Whether every plane has a range, a noise level and an unknown point spread function of its
-        own, or all share those of some planes.
-    dtype : dtype
-        Of the result.
-    """
-
+    # The restoration; how it takes channels and masks is said here.
     task: Settings
+    # What is restored.
     source: Source
+    # Axes of the source.
     axes: Axes
+    # How planes are cut: not at all, into parts, or to a region.
     grid: Grid
+    # True where pixels are missing: (rows, columns) for all planes; or of the shape of the source,
+    # with or without its colours.
     mask: Source | None = None
+    # Whether every plane has a range, a noise level and an unknown point spread function of its
+    # own, or all share those of some planes.
     survey: str = "plane"
+    # Type of the pixels of the result.
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
 
     @classmethod
@@ -151,22 +123,8 @@ class Plan:
     ) -> Plan:
         """Plan the restoration of an array, or of another `Source`.
 
-        Parameters
-        ----------
-        task : Settings
-            The restoration.
-        data : array_like or Source
-            What is restored.
-        axes : Axes
-            Of the data.
-        grid : Grid, optional
-            By default planes are not cut.
-        mask : array_like or Source, optional
-            True where pixels are missing; by default that of the settings.
-        survey : {"plane", "stack"}
-            What planes share.
-        dtype : dtype or "input", optional
-            See `output_dtype`.
+        By default planes are not cut, and the mask is that of the settings. The dtype may be
+        "input", see `output_dtype`.
 
         Raises
         ------
@@ -250,7 +208,8 @@ class Plan:
         axes, shape = self.axes, self.mask.shape
         shared = shape == axes.size or (axes.depth is not None and len(shape) < len(axes.shape))
         if shared:
-            window = tuple(window[axis] for axis in axes.last[-len(shape) :])
+            space = [axis for axis in axes.last if axis != axes.colours]
+            window = tuple(window[axis] for axis in space[-len(shape) :])
         elif len(shape) < len(axes.shape):
             window = _without(window, axes.colours)
         return Readers(axes, pixels, self.mask.reader(window), shared)
@@ -296,16 +255,9 @@ class Readers:
 
 
 def constant_pixel(pixels: Pixels, mask: Pixels | None = None, space: int = 2) -> Pixels | None:
-    """Return the value of every colour where each has one value only; None for all else.
+    """Return the value of every colour of (h, w) or (h, w, colours) where each has one value only.
 
-    Parameters
-    ----------
-    pixels : ndarray
-        (h, w), or (h, w, colours).
-    mask : ndarray, optional
-        True where pixels are missing; (h, w), or of the shape of the pixels.
-    space : int
-        Axes that are no colours.
+    The mask is of ``space`` axes too, or of the shape of the pixels. None for all else.
     """
     if space == 3:
         mask = None if mask is None else np.broadcast_to(mask, pixels.shape).reshape(-1, 1)

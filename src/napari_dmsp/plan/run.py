@@ -34,17 +34,11 @@ class CancelledError(Exception):
 
 @dataclass
 class Token:
-    """What the user wants of a run; set in any thread.
+    """What the user wants of a run; set in any thread."""
 
-    Attributes
-    ----------
-    stop : bool
-        End after the current evaluation, and keep the estimate.
-    cancel : bool
-        End within the current evaluation, and drop it.
-    """
-
+    # End after the current evaluation, and keep the estimate.
     stop: bool = False
+    # End within the current evaluation, and drop it.
     cancel: bool = False
 
     def check(self) -> None:
@@ -77,23 +71,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Done:
-    """A part is restored, and written if there is where.
-
-    Attributes
-    ----------
-    part : Part
-        Which one.
-    restoration : Restoration
-        How; ``image`` is that of the window read, float32, and empty where another process has it.
-    block : ndarray or None
-        What is written; None where another process has written it.
-    stopped : bool
-        Whether the user ended it early.
-    """
+    """A part is restored, and written if there is where."""
 
     part: Part
+    # How it went; ``image`` is the restored window, float32, and empty where another process has
+    # it.
     restoration: Restoration
+    # What is written; None where another process has written it.
     block: Pixels | None = None
+    # Whether the user ended it early.
     stopped: bool = False
 
 
@@ -130,20 +116,9 @@ Event = Begun | Step | Ended | Surveyed
 def run(plan: Plan, *, sink: Sink | None = None, token: Token | None = None) -> Iterator[Event]:
     """Restore the parts of a plan, one after the other, in this thread.
 
-    Parameters
-    ----------
-    plan : Plan
-        What is restored.
-    sink : Sink, optional
-        Where the parts are written.
-    token : Token, optional
-        Looked at before each evaluation and, for its ``cancel``, before everything that this thread
-        asks of torch.
-
-    Yields
-    ------
-    Event
-        `Begun`, a `Step` for each evaluation and `Done` of every part; or `Kept`, or `LeftOut`.
+    Yields `Begun`, a `Step` for each evaluation and `Done` of every part; or `Kept`, or `LeftOut`.
+    The token is looked at before each evaluation and, for its ``cancel``, before everything that
+    this thread asks of torch.
 
     Raises
     ------
@@ -265,27 +240,11 @@ def run_on(
     done: Container[str] = (),
     surveys: MutableMapping[Plane, Survey] | None = None,
 ) -> Generator[Surveyed | Ended, None, None]:
-    """Restore the parts of a plan wherever an executor computes.
+    """Restore the parts of a plan wherever an executor computes, and say how they end.
 
-    Parameters
-    ----------
-    plan : Plan
-        What is restored.
-    executor : concurrent.futures.Executor
-        Of threads, processes or a cluster.
-    sink : Sink, optional
-        Where the parts are written, by whoever restores them.
-    token : Token, optional
-        Parts that are not done when the user stops are dropped.
-    done : container of str
-        Names of parts that were done before.
-    surveys : mutable mapping, optional
-        Surveys by their first plane: those found before, to which new ones are added.
-
-    Yields
-    ------
-    Surveyed, Done, Kept or LeftOut
-        As they come.
+    Whoever restores a part writes it. Parts that are not done when the user stops are dropped;
+    those whose names are among ``done`` were done before. New surveys are added to ``surveys``,
+    which has those found before by their first plane.
     """
     from .survey import Shared
 
@@ -309,12 +268,16 @@ def _finish(work: Work, token: Token) -> Ended:
     for event in restore_part(work, token):
         ended = event
     if isinstance(ended, Done):
-        bare = replace(ended.restoration, image=np.empty(0, np.float32))
+        bare = _without_image(ended.restoration)
         return replace(ended, restoration=bare, block=None if work.sink else ended.block)
     if isinstance(ended, Kept) and work.sink is not None:
         return replace(ended, block=None)
     assert isinstance(ended, Kept | LeftOut)
     return ended
+
+
+def _without_image(restoration: Restoration) -> Restoration:
+    return replace(restoration, image=np.empty(0, np.float32))
 
 
 def _submitted(
@@ -371,21 +334,14 @@ class ArraySink:
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """A restored array.
+    """A restored array."""
 
-    Attributes
-    ----------
-    image : ndarray
-        Of the shape and the type that the plan says.
-    planes : dict
-        By the steps of the walked axes, in their order: a `Restoration` without its image; None for
-        constant planes, which stay as they are.
-    stopped : bool
-        Whether the user ended it early; what was not restored is then missing in ``planes``.
-    """
-
+    # Pixels, of the shape and the type that the plan says.
     image: Pixels
+    # Restorations without their images by the steps of the walked axes, in their order; None for
+    # constant planes, which stay as they are.
     planes: dict[Plane, Restoration | None]
+    # Whether the user ended it early; what was not restored is then missing in ``planes``.
     stopped: bool = False
 
 
@@ -395,18 +351,10 @@ def restore_array(
     watch: Callable[[Event], None] | None = None,
     token: Token | None = None,
 ) -> Restored:
-    """Restore an array in memory.
+    """Restore an array in memory, whose planes are not cut.
 
-    Parameters
-    ----------
-    plan : Plan
-        Whose planes are not cut.
-    callback : callable, optional
-        Called with every state; returns True to stop and keep the estimate.
-    watch : callable, optional
-        Called with every event.
-    token : Token, optional
-        To stop and to cancel.
+    ``watch`` is called with every event, ``callback`` with every state; it returns True to stop and
+    keep the estimate.
 
     Raises
     ------
@@ -422,8 +370,7 @@ def restore_array(
             token.stop = True
         elif isinstance(event, Done):
             # Those of all planes would take more memory than the stack.
-            bare = replace(event.restoration, image=np.empty(0, np.float32))
-            planes[event.part.plane] = bare
+            planes[event.part.plane] = _without_image(event.restoration)
         elif isinstance(event, Kept):
             planes[event.part.plane] = None
         elif isinstance(event, LeftOut):

@@ -156,12 +156,7 @@ def _by_channel(plan: Plan) -> dict[int, list[Plane]]:
 class Shared:
     """What the parts of a plan share, each found when it is first asked for.
 
-    Parameters
-    ----------
-    plan : Plan
-        What is restored.
-    surveys : mutable mapping, optional
-        Those that are known, by their first plane; new ones are added.
+    Surveys that are known, by their first plane, may be given; new ones are added to them.
     """
 
     def __init__(self, plan: Plan, surveys: MutableMapping[Plane, Survey] | None = None) -> None:
@@ -223,7 +218,7 @@ def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
     task = for_channel(plan.task, plan.axes.channel(planes[0]))
     task = task if prior is None else task.replace(prior=prior)
     sample = max((view for plane in planes for view in _candidates(plan, plane)), key=_contrast)
-    overview = _stacked([_overview(plan, plane) for plane in planes])
+    overview = _joined([_overview(plan, plane) for plane in planes], 0)
     if _contrast(overview) == 0:
         overview = sample
     if _contrast(overview) == 0:
@@ -258,10 +253,6 @@ def _candidates(plan: Plan, plane: Plane) -> Iterator[View]:
     rows, columns = _spread(plan, SAMPLE, CANDIDATES)
     for r, c in product(rows, columns):
         yield plan.read(plane, slice(*r), slice(*c))
-
-
-def _stacked(views: Sequence[View]) -> View:
-    return _joined(views, 0)
 
 
 def _joined(views: Sequence[View], axis: int) -> View:

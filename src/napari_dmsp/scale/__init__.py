@@ -23,8 +23,6 @@ except ImportError as error:
         'pip install "napari-dmsp[scale]".'
     ) from error
 
-deblur, superres, demosaic = (lazy_function(TASKS[n]) for n in ("deblur", "superres", "demosaic"))
-
 __all__ = [
     "Axis",
     "Stack",

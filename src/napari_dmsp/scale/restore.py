@@ -5,21 +5,26 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+import zarr
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..cluster.lazy import DaskSource, make_lazy
-from ..cluster.stacks import Source, as_dask, as_stack
 from ..core.blind import MAX_SIZE
 from ..core.inputs import check_psf, take_array
 from ..errors import DmspError
+from ..files.stacks import READ, Stack, open_stack
+from ..files.zarr import open_zarr
 from ..plan import Axes, Plan, try_settings
 from ..plan.survey import period
 from ..settings import Settings
-from ..windows import HALO, MIN_PART, PART, Grid, ratio
+from ..windows import HALO, MIN_PART, MIN_SIDE, PART, Grid, ratio
+
+Source: TypeAlias = "Stack | da.Array | zarr.Array[Any] | zarr.Group | NDArray[Any] | str | Path"
 
 # Options of stacks, which settings do not have.
 LAZY = ("mask", "chunks", "halo", "survey", "dtype")
@@ -102,7 +107,7 @@ def restore(
         side = unknown if psf is None else max(np.shape(psf)[-2:], default=0)
         halo = HALO + math.ceil(side / 2)
     grid = Grid.cut(axes.size, chunks, halo, factors, period(task))
-    smallest = grid.smallest
+    smallest = min(grid.rows.lengths), min(grid.columns.lengths)
     if psf is not None and axes.depth is None:
         check_psf(
             psf, tuple(math.floor(n * ratio(f)) for n, f in zip(smallest, factors, strict=True))
@@ -115,6 +120,27 @@ def restore(
     gaps = mask if given else DaskSource(as_dask(mask))
     pixels = DaskSource(stack.array)
     return make_lazy(Plan.of(task, pixels, axes, grid=grid, mask=gaps, survey=survey, dtype=dtype))
+
+
+def as_stack(source: Source) -> Stack:
+    """Return what a caller gave as a stack."""
+    if isinstance(source, Stack):
+        return source
+    if isinstance(source, str | Path):
+        return open_stack(source)
+    if isinstance(source, zarr.Array | zarr.Group):
+        return open_zarr(source)
+    return Stack(as_dask(source))
+
+
+def as_dask(array: ArrayLike | da.Array) -> da.Array:
+    """Make a dask array of one in memory, of chunks that are quick to cut."""
+    if isinstance(array, da.Array):
+        return array
+    held = np.asarray(array)
+    planes = held.ndim - (3 if held.ndim > 2 and held.shape[-1] < MIN_SIDE else 2)
+    chunks = tuple(1 if i < planes else min(n, READ) for i, n in enumerate(held.shape))
+    return da.from_array(held, chunks=chunks)
 
 
 def lazy_function(kind: type[Settings]) -> Callable[..., da.Array]:

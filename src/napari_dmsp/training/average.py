@@ -24,25 +24,14 @@ from safetensors.torch import load_file
 
 from ..core import load_prior
 from ..errors import DmspError
-from .train import write_card, write_tensors
+from ..files import write_json
+from .train import write_tensors
 
 
 def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[str, Any]:
-    """Write ``share`` of the first prior's weights plus the rest of the second's, with a card.
+    """Write ``share`` (0 to 1) of the first prior's weights plus the rest of the second's.
 
-    Parameters
-    ----------
-    first, second : Path
-        Files of two priors of the same form, written by the trainer.
-    out : Path
-        The file to write; its card goes beside it.
-    share : float
-        Part of the first, 0 to 1.
-
-    Returns
-    -------
-    dict
-        The card.
+    Both are files of the trainer. Returns the card, which is written beside ``out``.
 
     Raises
     ------
@@ -72,7 +61,7 @@ def average_priors(first: Path, second: Path, out: Path, share: float) -> dict[s
         },
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
-    write_card(out, card)
+    write_json(out.with_suffix(".json"), card)
     return card
 
 

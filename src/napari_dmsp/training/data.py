@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import inputs
 from ..errors import DmspError
-from ..files import SUFFIXES
+from ..files import SUFFIXES, images_among
 from ..files import read_image as read_picture
 
 # A file, or an array (H, W) or (H, W, 3).
@@ -29,12 +29,7 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
     for folder in paths:
         if not folder.is_dir():
             raise DmspError(f"training folder {folder} does not exist; give an existing folder.")
-        # Some systems put hidden files of the same suffix beside the images.
-        files += sorted(
-            p
-            for p in folder.rglob("*")
-            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-        )
+        files += images_among(folder.rglob("*"))
     if not files:
         names = ", ".join(str(f) for f in paths)
         raise DmspError(f"no images ({', '.join(sorted(SUFFIXES))}) found below {names or '-'}.")
@@ -88,14 +83,7 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
 class PatchSampler:
     """Random patches, flipped and rotated, gathered from all images at once on any device.
 
-    Parameters
-    ----------
-    images : sequence of ndarray
-        Each (H, W, C) and at least ``patch`` wide; all uint8, or all float32 in 0..1.
-    patch : int
-        Side of the patches in pixels.
-    device : torch.device
-        Where the images are kept and the patches are made.
+    Images are (H, W, C), uint8 or float32 in 0..1; those smaller than a patch are left out.
     """
 
     def __init__(self, images: Sequence[NDArray[Any]], patch: int, device: torch.device) -> None:

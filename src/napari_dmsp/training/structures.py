@@ -24,19 +24,10 @@ Canvas = NDArray[np.float32]
 
 
 def draw_structures(seed: int, size: int = SIZE) -> NDArray[np.floating[Any]]:
-    """Draw filaments, ellipses, bars or beads, by turns, on an empty ground.
+    """Draw filaments, ellipses, bars or beads, by turns, on an empty ground of ``size`` pixels.
 
-    Parameters
-    ----------
-    seed : int
-        Chooses the kind, and all that is random.
-    size : int
-        Side in pixels.
-
-    Returns
-    -------
-    ndarray
-        (size, size); 0.1 % of the pixels are brighter than 1, at most 1.5.
+    The seed chooses the kind, and all that is random. 0.1 % of the pixels are brighter than 1, at
+    most 1.5.
     """
     rng = np.random.default_rng(seed)
     image = np.zeros((size * FINER, size * FINER), np.float32)

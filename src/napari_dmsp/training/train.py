@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from ..core.device import flushed_denormals, own_state, pick_device, supports_bf16
 from ..core.networks import ARCHITECTURES
 from ..errors import DmspError
-from ..files import check_writable
+from ..files import check_writable, make_folder, write_json, written_whole
 from ..priors import STATE
 from .data import PatchSampler, Source, find_sources, read_image
 
@@ -180,7 +179,8 @@ def train(
         raise DmspError(f"minutes={minutes} must be positive.")
     if precision not in PRECISIONS:
         raise DmspError(f"precision={precision!r} is unknown; use {', '.join(PRECISIONS)}.")
-    _check_folder(out)
+    make_folder(out.parent)
+    check_writable(out, overwrite=True)
     target = pick_device(device)
     bf16 = precision == "bf16" or (precision == "auto" and supports_bf16(target))
 
@@ -229,7 +229,7 @@ def train(
             "validation_psnr": dict(psnr),
             "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         }
-        write_card(out, card)
+        write_json(out.with_suffix(".json"), card)
         return card
 
     running = 0.0
@@ -304,14 +304,6 @@ def _descend(
     nn.utils.clip_grad_norm_(net.parameters(), clip)
     optimizer.step()
     return loss.detach()
-
-
-def _check_folder(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DmspError(f"folder {out.parent} cannot be made: {error}") from error
-    check_writable(out, overwrite=True)
 
 
 def _hold_out(sources: list[Source]) -> tuple[list[Source], list[Source]]:
@@ -390,21 +382,11 @@ def _moments(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict[str, Tens
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors; by way of a second name, so that a kill never leaves half a file."""
+    """Write tensors; a kill never leaves half a file."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    # Not save_file, which lets nobody else read the file.
-    _replace(path, save(plain, metadata))
-
-
-def write_card(out: Path, card: dict[str, Any]) -> None:
-    """Write the card of a weights file beside it."""
-    _replace(out.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        # Not save_file, which lets nobody else read the file.
+        partial.write_bytes(save(plain, metadata))
 
 
 def _save_weights(out: Path, recipe: Recipe, average: nn.Module) -> None:

@@ -9,8 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...errors import DmspError
-
 # Steps of the power iteration that finds the norm of an operator, and the margin it is given.
 POWER_STEPS, MARGIN = 30, 1.02
 
@@ -123,13 +121,6 @@ class Operator(ABC):
         `inverse` must.
         """
         return None
-
-
-def expect_planes(*shapes: tuple[int, ...]) -> None:
-    """Refuse shapes that are not those of one space of two or three axes."""
-    if len({len(shape) for shape in shapes}) != 1 or len(shapes[0]) not in (2, 3):
-        found = " and ".join(str(tuple(shape)) for shape in shapes)
-        raise DmspError(f"shapes {found} are not those of planes or of volumes.")
 
 
 def _random(y: Tensor) -> Tensor:

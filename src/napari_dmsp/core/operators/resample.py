@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Operator, Solver, expect_planes
+from ...errors import DmspError
+from .base import Operator, Solver
 
 # Rows of a band matrix that are multiplied at once.
 BAND = 128
@@ -52,7 +53,9 @@ class Resize(Operator):
     separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        expect_planes(self.large, self.small)
+        if len(self.large) != len(self.small) or len(self.small) not in (2, 3):
+            found = f"{tuple(self.large)} and {tuple(self.small)}"
+            raise DmspError(f"shapes {found} are not those of planes or of volumes.")
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce (B, C, *large) to (B, C, *small)."""
@@ -183,12 +186,8 @@ def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
 def fill_gaps(y: Tensor, weights: Tensor | None) -> Tensor:
     """Replace what has no weight by the mean of what is near, coarse to fine.
 
-    Parameters
-    ----------
-    y : Tensor
-        Images (B, C, *space) of two or three axes, finite everywhere.
-    weights : Tensor or None
-        0 where there is no sample; broadcast to ``y``. None keeps all.
+    Images are (B, C, *space) of two or three axes, finite everywhere; weights are broadcast to
+    them, and None keeps all.
     """
     if weights is None or bool(weights.all()):
         return y
