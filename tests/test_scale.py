@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from numpy.testing import assert_array_equal
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
@@ -753,3 +754,22 @@ def test_the_example_of_the_documentation(tmp_path, monkeypatch):
     written = zarr.open("restored.zarr", mode="r")[:]
     assert written.shape == (3, 64, 80)
     np.testing.assert_array_equal(written[0], names["first"])
+
+
+def test_links_lead_to_the_same_zarr_folder(tmp_path):
+    planes = np.random.default_rng(0).random((2, 24, 20), dtype=np.float32)
+    source, link, out = (tmp_path / f"{name}.zarr" for name in ("in", "link", "out"))
+    zarr.create_array(source, data=planes)
+    link.symlink_to(source)
+    for one, two in ((source, link), (link, source)):
+        stack = scale.open_stack(one)
+        lazy = scale.deblur(stack, gaussian_psf(1), iterations=1)
+        with pytest.raises(DmspError, match="is the input"):
+            scale.write(lazy, two, like=stack, overwrite=True)
+    assert_array_equal(zarr.open(source)[:], planes)
+    out.mkdir()
+    zarr.create_array(out, data=planes[:1], overwrite=True)
+    (tmp_path / "to_out.zarr").symlink_to(out)
+    scale.write(lazy, tmp_path / "to_out.zarr", overwrite=True)
+    assert (tmp_path / "to_out.zarr").is_symlink()
+    assert zarr.open(out).shape == planes.shape

@@ -79,6 +79,7 @@ def test_two_names_of_the_noise():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"iterations": 10**12}, "iterations=1000000000000 must be a whole number.*1000000"),
         ({"method": "magic"}, "method='magic' is unknown; use one of annealed, sgd"),
         ({"iterations": 0}, "iterations=0"),
         ({"iterations": 2.5}, "iterations=2.5"),

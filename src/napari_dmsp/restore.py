@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING
+from functools import cache
 from typing import Any
 
 from numpy.typing import NDArray
@@ -29,8 +30,10 @@ _REFERENCES = """References
 Restore = Callable[..., Restoration]
 
 
-def _public(kind: type[Settings]) -> Restore:
+@cache
+def _public(task: str) -> Restore:
     """Make the function of a task, with the signature and the documentation of its settings."""
+    kind = TASKS[task]
     signature = _signature(kind)
 
     def restore(*arguments: Any, callback: Any = None, **options: Any) -> Restoration:
@@ -76,7 +79,7 @@ def _signature(kind: type[Settings]) -> inspect.Signature:
 
 def _document(kind: type[Settings]) -> str:
     """Put the options into the docstring of a task, as parameters."""
-    summary, returned, *others = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    summary, *others = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
     parameters = [(kind.takes[0], "array_like", kind.takes[1])]
     for each, about in options(kind):
         parameters.append((each.name, about.kind, f"{about.explain('By default')} {about.more}"))
@@ -85,14 +88,11 @@ def _document(kind: type[Settings]) -> str:
         f"{name} : {form}\n{textwrap.indent(textwrap.fill(about, 88), ' ' * 4)}"
         for name, form, about in parameters
     )
-    sections = [f"Parameters\n----------\n{listed}", returned, _RAISES, *others, _REFERENCES]
-    return "\n\n".join([summary, *sections]) + "\n"
-
-
-_FUNCTIONS = {task: _public(kind) for task, kind in TASKS.items()}
+    parts = [f"Parameters\n----------\n{listed}", *others[:1], _RAISES, *others[1:], _REFERENCES]
+    return "\n\n".join([summary, *parts]) + "\n"
 
 
 def __getattr__(name: str) -> Restore:
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
+    if name in TASKS:
+        return _public(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

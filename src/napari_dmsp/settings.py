@@ -25,7 +25,7 @@ PATTERNS = (
     *("quad-RGGB", "quad-BGGR", "quad-GRBG", "quad-GBRG"),
     "X-Trans",
 )
-MAX_SCALE = 8
+MAX_SCALE, MAX_ITERATIONS = 8, 1_000_000
 # The mask that is made from the image itself: NaN, infinite and saturated pixels.
 AUTO_MASK = "auto"
 # Words for no limit of the tiles, in the shell and in the panels; Python says None.
@@ -156,7 +156,7 @@ class Settings:
         "axes are those of a stack, which is restored plane by plane: each has a noise level and "
         "a range of its own, all have the prior that suits the one in the middle.",
     )
-    positional: ClassVar[str]
+    positional: ClassVar[str] = "noise"
     # Pixels around a region that are restored with it, and multiples of pixels that it begins at.
     margin: ClassVar[int] = 24
     align: ClassVar[int] = 1
@@ -223,7 +223,7 @@ class Settings:
         flag="--iterations",
         auto="24, 36 for fluorescence, 30 for superres; 300 for sgd",
         parse=int,
-        limits=(1, 1_000_000),
+        limits=(1, MAX_ITERATIONS),
     )
     background: Any = option(
         None,
@@ -273,9 +273,15 @@ class Settings:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
         count = self.iterations
         if count is not None and (
-            isinstance(count, bool) or not _is_number(count) or count < 1 or count % 1
+            isinstance(count, bool)
+            or not _is_number(count)
+            or not 1 <= count <= MAX_ITERATIONS
+            or count % 1
         ):
-            raise DmspError(f"iterations={count} must be a whole number, at least 1.")
+            raise DmspError(
+                f"iterations={count} must be a whole number, at least 1 and at most "
+                f"{MAX_ITERATIONS}."
+            )
         if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**63:
             raise DmspError(f"seed={self.seed} must be a whole number of at most 64 bits.")
         noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
@@ -301,6 +307,11 @@ class Settings:
         if unknown:
             raise TypeError(f"{cls.__name__} got unexpected arguments: {', '.join(unknown)}")
         return cls(**options)
+
+    @property
+    def magnification(self) -> tuple[float, float]:
+        """Rows and columns of the result for one of the image."""
+        return 1.0, 1.0
 
     @property
     def blind(self) -> bool:
@@ -479,6 +490,11 @@ class Superres(Settings):
             raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
         if self.psf is not None and self.scale != int(self.scale):
             raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")
+
+    @property
+    def magnification(self) -> tuple[float, float]:
+        """Rows and columns of the result for one of the image."""
+        return float(self.scale), float(self.scale)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,6 +14,8 @@ from .errors import DmspError
 # One slice for each axis of an array; begin and end along one axis.
 Window: TypeAlias = tuple[slice, ...]
 Span: TypeAlias = tuple[int, int]
+# Rows and columns of a result for one of the source.
+Factors: TypeAlias = tuple[float, float]
 
 # Shortest side in pixels of an image that can be restored.
 MIN_SIDE = 8
@@ -134,16 +136,18 @@ class Grid:
     columns: Lines
 
     @classmethod
-    def whole(cls, shape: tuple[int, int], scale: float = 1.0) -> Grid:
+    def whole(cls, shape: tuple[int, int], factors: Factors = (1.0, 1.0)) -> Grid:
         """Take planes of this height and width whole."""
-        return cls.inner(shape, (slice(0, shape[0]), slice(0, shape[1])), scale)
+        return cls.inner(shape, (slice(0, shape[0]), slice(0, shape[1])), factors)
 
     @classmethod
-    def inner(cls, shape: tuple[int, int], part: tuple[slice, slice], scale: float = 1.0) -> Grid:
+    def inner(
+        cls, shape: tuple[int, int], part: tuple[slice, slice], factors: Factors = (1.0, 1.0)
+    ) -> Grid:
         """Take one part of planes, with all that surrounds it."""
         rows, columns = (
-            Lines(((piece.start, piece.stop),), ((0, n),), scale)
-            for n, piece in zip(shape, part, strict=True)
+            Lines(((piece.start, piece.stop),), ((0, n),), factor)
+            for n, piece, factor in zip(shape, part, factors, strict=True)
         )
         return cls(rows, columns)
 
@@ -153,7 +157,7 @@ class Grid:
         shape: tuple[int, int],
         part: int | None,
         halo: float,
-        scale: float = 1.0,
+        factors: Factors = (1.0, 1.0),
         period: tuple[int, int] = (1, 1),
     ) -> Grid:
         """Cut planes into parts of about ``part`` pixels of the result a side.
@@ -166,8 +170,8 @@ class Grid:
             Planes up to half as large again are not cut; with None, none is.
         halo : float
             What parts see of their neighbours, in pixels of the result.
-        scale : float
-            Pixels of the result per pixel of the planes, along one axis.
+        factors : (float, float)
+            Rows and columns of the result for one of the planes.
         period : tuple of int
             Pixels after which the colour filters of a mosaic repeat, along both axes.
 
@@ -180,15 +184,15 @@ class Grid:
             raise DmspError(f"chunks={part} must be a whole number, at least {MIN_PART}, or None.")
         if not 0 <= halo < math.inf:
             raise DmspError(f"halo={halo} must be zero or positive, and finite.")
-        factor = ratio(scale)
-        length = math.inf if part is None else float(part / factor)
+        length = math.inf if part is None else part
         rows, columns = (
-            Lines.cut(n, length, float(halo / factor), step, scale)
-            for n, step in zip(shape, steps(factor, period), strict=True)
+            Lines.cut(n, float(length / ratio(f)), float(halo / ratio(f)), step, f)
+            for n, f, step in zip(shape, factors, steps(factors, period), strict=True)
         )
         grid = cls(rows, columns)
         if grid.is_cut:
-            _check_ratio(scale, shape)
+            for n, f in zip(shape, factors, strict=True):
+                _check_ratio(f, n, shape)
         return grid
 
     @property
@@ -210,11 +214,10 @@ class Grid:
         return list(product(range(len(self.rows.parts)), range(len(self.columns.parts))))
 
 
-def steps(factor: Fraction, period: Sequence[int]) -> tuple[int, int]:
+def steps(factors: Factors, period: Sequence[int]) -> tuple[int, int]:
     """Return the pixels of the source, along both axes, to multiples of which windows are moved."""
-    base = STRIDE * factor.denominator
-    base //= math.gcd(factor.numerator, base)
-    rows, columns = (math.lcm(base, n) for n in period)
+    bases = (STRIDE * f.denominator // math.gcd(f.numerator, STRIDE) for f in map(ratio, factors))
+    rows, columns = map(math.lcm, bases, period)
     return rows, columns
 
 
@@ -223,7 +226,7 @@ def ratio(scale: float) -> Fraction:
     return Fraction(scale).limit_denominator(64)
 
 
-def _check_ratio(scale: float, shape: Sequence[int]) -> None:
+def _check_ratio(scale: float, size: int, shape: Sequence[int]) -> None:
     """Make sure that parts begin and end between pixels of both grids."""
     factor = ratio(scale)
     if not math.isclose(factor, scale, rel_tol=1e-9):
@@ -231,7 +234,7 @@ def _check_ratio(scale: float, shape: Sequence[int]) -> None:
             f"scale={scale} is no ratio of small numbers, so planes cannot be cut into parts; take "
             "one like 2 or 1.5, or chunks=None."
         )
-    if any(n * factor % 1 for n in shape):
+    if size * factor % 1:
         n = factor.denominator
         raise DmspError(
             f"scale={scale} does not give whole pixels for planes of {shape[0]} x {shape[1]}; crop "

@@ -348,3 +348,10 @@ def test_nothing_is_warned_of_by_python():
         assert (
             restored(np.pad(IMAGE, 4, mode="edge"), np.pad(PSF, ((0, 1), (0, 1)))).psf is not None
         )
+
+
+def test_numpy_settings_of_the_caller_do_not_matter():
+    before = restored().image
+    with np.errstate(all="raise"):
+        assert_array_equal(restored().image, before)
+        assert np.geterr()["under"] == "raise"

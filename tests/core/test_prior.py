@@ -283,3 +283,43 @@ def test_a_hash_is_the_same_in_every_process():
     one, two = (subprocess.run(run, capture_output=True, check=True).stdout for _ in range(2))
     assert one == two
     assert len(one.strip()) == len(fingerprint(None)) == 64
+
+
+HELPERS = """
+import functools
+
+STRENGTH = {strength}
+
+
+@functools.lru_cache
+def times(x, sigma):
+    return x * {factor}
+"""
+USERS = """
+import helpers
+
+def by_name(x, sigma):
+    return helpers.times(x, sigma) * helpers.STRENGTH
+
+def inside(x, sigma):
+    from helpers import STRENGTH, times
+    return times(x, sigma) * STRENGTH
+
+def attribute(x, sigma):
+    return x * attribute.strength
+attribute.strength = helpers.STRENGTH
+"""
+
+
+@pytest.mark.parametrize("name", ["by_name", "inside", "attribute"])
+def test_what_a_prior_takes_from_modules_is_a_part_of_it(name, tmp_path):
+    def of(strength, factor):
+        (tmp_path / "helpers.py").write_text(HELPERS.format(strength=strength, factor=factor))
+        show = f"from napari_dmsp.core.identity import fingerprint\nprint(fingerprint({name}))"
+        run = [sys.executable, "-B", "-c", f"{USERS}\n{show}"]
+        return subprocess.run(run, capture_output=True, check=True, cwd=tmp_path).stdout
+
+    first = of(1.0, 2.0)
+    assert of(1.0, 2.0) == first
+    assert of(1.5, 2.0) != first
+    assert name == "attribute" or of(1.0, 2.5) != first

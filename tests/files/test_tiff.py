@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from napari_dmsp.errors import DmspError
-from napari_dmsp.files import open_stack, read_image, read_planes, write_image
+from napari_dmsp.files import open_stack, read_image, read_mask, read_planes, write_image
 
 GREY, RGB = (20, 30), (20, 30, 3)
 
@@ -511,3 +511,13 @@ def test_16_bit_palette_of_a_microscope_is_no_colour(tmp_path):
     red[0] = np.arange(65536)
     tifffile.imwrite(tmp_path / "in.ome.tif", pixels, ome=True, photometric="palette", colormap=red)
     np.testing.assert_array_equal(read_both(tmp_path / "in.ome.tif").pixels, pixels)
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": None}, {"ome": True}])
+def test_a_boolean_mask_of_numpy_is_read_as_it_was(tmp_path, options):
+    mask = np.random.default_rng(0).random((20, 30)) < 0.2
+    tifffile.imwrite(tmp_path / "mask.tif", mask, **options)
+    assert np.array_equal(read_mask(tmp_path / "mask.tif"), mask)
+    # Other programs mean what the tag says.
+    Image.fromarray(mask).save(tmp_path / "fax.tif", compression="group4")
+    assert np.array_equal(read_mask(tmp_path / "fax.tif"), mask)

@@ -67,8 +67,10 @@ for make in (samples.nuclei, samples.colour_photograph, samples.grey_photograph)
     for data, options, kind in make():
         viewer.add_image(data, **options)
 assert not found and "torch" not in sys.modules
-from napari_dmsp._viewer import panel as run, train
-panels = [run.DeblurPanel, run.DemosaicPanel, run.SuperresPanel, train.TrainPanel]
+from napari_dmsp._viewer import train
+from napari_dmsp._viewer.panel import panel_of
+from napari_dmsp.settings import TASKS
+panels = [*map(panel_of, TASKS), train.TrainPanel]
 panels = [panel(viewer) for panel in panels]
 panels[0].inputs.sigma.value = "3"
 for thread in threading.enumerate():

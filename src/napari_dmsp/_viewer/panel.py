@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import Field
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +21,7 @@ from qtpy.QtWidgets import QApplication
 from ..errors import DmspError
 from ..plan import forecast
 from ..priors import prior_files
-from ..settings import AUTO_MASK, Deblur, Demosaic, Option, Settings, Superres, options
+from ..settings import AUTO_MASK, TASKS, Option, Settings, options
 from ..windows import MIN_SIDE
 from .form import (
     AUTO,
@@ -81,7 +83,7 @@ AxesChoice = tuple[str, tuple[int, ...]]
 class RunPanel(Panel):
     """Chooses an image, runs a task on it beside the viewer and shows the result as a layer.
 
-    A task derives from it and names its settings, from which most widgets are made. What the user
+    `panel_of` derives that of a task, from whose settings most widgets are made. What the user
     chooses is in ``inputs`` and ``advanced``, as ``panel.inputs.noise.value``; ``script`` is Python
     that gives the last result once more.
     """
@@ -614,22 +616,20 @@ class RunPanel(Panel):
         return layer
 
 
-class DeblurPanel(RunPanel):
-    """Removes blur from planes of an image layer."""
-
-    kind = Deblur
-
-
-class SuperresPanel(RunPanel):
-    """Raises the resolution of planes of an image layer."""
-
-    kind = Superres
+@cache
+def panel_of(task: str) -> type[RunPanel]:
+    """Make the panel of a task."""
+    kind = TASKS[task]
+    about = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
+    known = {"kind": kind, "__doc__": about, "__module__": __name__}
+    return type(f"{kind.__name__}Panel", (RunPanel,), known)
 
 
-class DemosaicPanel(RunPanel):
-    """Turns raw mosaics into colour images."""
-
-    kind = Demosaic
+def __getattr__(name: str) -> type[RunPanel]:
+    for kind in TASKS.values():
+        if name == f"{kind.__name__}Panel":
+            return panel_of(kind.task)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _stacked(psfs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

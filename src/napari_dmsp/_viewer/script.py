@@ -82,11 +82,6 @@ class Call:
         return getattr(self.settings, "psf", None)
 
     @property
-    def factor(self) -> float:
-        """How much longer the sides of the result are."""
-        return float(getattr(self.settings, "scale", 1))
-
-    @property
     def source(self) -> str:
         """The layer's data, as Python in the console of napari."""
         return data_source(self.selection.layer)
@@ -111,7 +106,7 @@ class Call:
             settings.replace(mask=None),
             source,
             axes,
-            grid=Grid.inner(axes.size, selection.inner, self.factor),
+            grid=Grid.inner(axes.size, selection.inner, settings.magnification),
             mask=mask,
             dtype="input" if same and not settings.makes_colour else None,
         )

@@ -76,10 +76,12 @@ def write(
     KeyboardInterrupt
         Where the user stops it, saying what was done.
     """
-    path = Path(path).absolute()
+    # Links stay: what they lead to is written.
+    path = Path(path).resolve()
     if isinstance(like, str | Path):
         like = open_stack(like)
-    if like is not None and like.path is not None and path in (like.path, *like.path.parents):
+    source = None if like is None or like.path is None else like.path.resolve()
+    if source is not None and path in (source, *source.parents):
         raise DmspError(f"output {path} is the input; choose another name.")
     axes = () if like is None else _result_axes(like, array.shape)
     order = ome_order(axes) if axes else list(range(array.ndim))

@@ -153,10 +153,10 @@ def own_state(gradients: bool = False) -> Iterator[None]:
 
     Neither the caller's default device and dtype, gradient and inference mode, autocast, precision
     of products, treatment of denormal numbers, nor the modes and transforms (``torch.func``) around
-    the call matter within. Seeds, the number of threads and the choice of deterministic algorithms
-    stay as they are: nothing here draws from the common generators. In a forked process, torch
-    computes with one thread from now on: the others stayed in the parent, and it would wait for
-    them for ever.
+    the call matter within, nor do NumPy's errors. Seeds, the number of threads and the choice of
+    deterministic algorithms stay as they are: nothing here draws from the common generators. In a
+    forked process, torch computes with one thread from now on: the others stayed in the parent, and
+    it would wait for them for ever.
 
     Parameters
     ----------
@@ -170,6 +170,8 @@ def own_state(gradients: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         process.enter()
         stack.callback(process.leave)
+        # NumPy's own defaults.
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
         watches = []

@@ -6,6 +6,7 @@ import dis
 import hashlib
 import sys
 import uuid
+from importlib import import_module
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -16,10 +17,10 @@ import torch
 def fingerprint(value: Any) -> str:
     """Return a hash that is the same in every process for a callable that computes the same.
 
-    Functions are their code, defaults, closures and the globals that they name; objects are their
-    class and their state, networks with all parameters and buffers; installed packages are
-    their version. What cannot be looked into, such as a file or a lock, gives a random one: it is
-    equal to nothing, itself included.
+    Functions are their code, attributes, defaults, closures, the globals that they name, and what
+    they name of modules; objects are their class and their state, networks with all parameters and
+    buffers; installed packages are their version. What cannot be looked into, such as a file or a
+    lock, gives a random one: it is equal to nothing, itself included.
 
     Parameters
     ----------
@@ -47,6 +48,8 @@ class _Hasher:
         self.digest = hashlib.sha256()
         # Values, too, so that no other one gets the number of one that is gone.
         self.seen: dict[int, tuple[int, Any]] = {}
+        # What was added of modules that are not installed: their names, and names in them.
+        self.named: set[tuple[str, str]] = set()
 
     def update(self, *parts: object) -> None:
         """Add bytes, or what describes a value in full."""
@@ -93,6 +96,8 @@ class _Hasher:
             reduced = value.__reduce_ex__(4)
             if isinstance(reduced, str):
                 self.update(type(value).__qualname__, reduced)
+                # What decorators such as ``functools.lru_cache`` call.
+                self.feed(getattr(value, "__wrapped__", None))
             else:
                 # The last two are iterators over what lists and dictionaries hold.
                 self._feed_all(reduced[:3])
@@ -119,12 +124,27 @@ class _Hasher:
             members = {k: v for k, v in vars(value).items() if k not in _GENERATED}
             self._feed_all((value.__bases__, {k: _inner(v) for k, v in members.items()}))
             return
-        self._feed_all((value.__code__, value.__defaults__, value.__kwdefaults__))
-        self._feed_all(cell.cell_contents for cell in value.__closure__ or ())
-        for name in sorted(_global_names(value.__code__)):
-            if name in value.__globals__:
-                self.update(name)
-                self.feed(value.__globals__[name])
+        self._feed_all((value.__code__, value.__defaults__, value.__kwdefaults__, vars(value)))
+        known, names, imports = _references(value.__code__)
+        for cell in value.__closure__ or ():
+            self._feed_named(cell.cell_contents, names)
+        for name in sorted(known & value.__globals__.keys()):
+            self.update(name)
+            self._feed_named(value.__globals__[name], names)
+        for name in sorted(imports):
+            module = import_module(name, value.__globals__.get("__package__"))
+            self._feed_named(module, names)
+
+    def _feed_named(self, value: Any, names: set[str]) -> None:
+        """Add a value; of a module that is not installed, all that code with such names uses."""
+        if not isinstance(value, ModuleType):
+            self.feed(value)
+        elif not self._feed_name(value.__name__, ""):
+            for name in sorted(names & vars(value).keys()):
+                if (value.__name__, name) not in self.named:
+                    self.named.add((value.__name__, name))
+                    self.update(name)
+                    self._feed_named(vars(value)[name], names)
 
     def _feed_code(self, code: CodeType) -> None:
         self.update(code.co_code, code.co_names, code.co_varnames, code.co_freevars)
@@ -147,11 +167,19 @@ def _inner(member: Any) -> Any:
     return member
 
 
-def _global_names(code: CodeType) -> set[str]:
-    """Return the globals that a function, and those in it, name."""
-    names = {
-        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+def _references(code: CodeType) -> tuple[set[str], set[str], set[str]]:
+    """Return the globals, all names, and the imports of code and of the functions in it."""
+    steps = [i for i in dis.get_instructions(code) if i.opname != "EXTENDED_ARG"]
+    globals_ = {i.argval for i in steps if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    # Two steps before, how many packages up a relative one begins.
+    imports = {
+        "." * before.argval + i.argval
+        for before, i in zip(steps, steps[2:], strict=False)
+        if i.opname == "IMPORT_NAME"
     }
+    found = globals_, set(code.co_names), imports
     for inner in code.co_consts:
-        names |= _global_names(inner) if isinstance(inner, CodeType) else set()
-    return names
+        if isinstance(inner, CodeType):
+            for known, new in zip(found, _references(inner), strict=True):
+                known |= new
+    return found

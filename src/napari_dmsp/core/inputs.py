@@ -340,7 +340,8 @@ def _read_mask(
     if space == 3 and gaps.shape == tuple(plane[1:]):
         gaps = np.broadcast_to(gaps, plane)
     if gaps.shape != tuple(plane):
-        raise DmspError(f"mask has shape {gaps.shape}; expected {tuple(plane)} or {image.shape}.")
+        fitting = " or ".join(dict.fromkeys(map(str, (tuple(plane), image.shape))))
+        raise DmspError(f"mask has shape {gaps.shape}; expected {fitting}.")
     channels = 1 if channel_axis is None else image.shape[channel_axis]
     return np.broadcast_to(gaps, (channels, *plane))
 

@@ -92,7 +92,7 @@ def pick_tile(tile: Tile, network: object, device: torch.device) -> int | None:
         side = math.isqrt(int(GPU_SHARE * total / bytes_per_pixel(network)))
         return max(side // STRIDE * STRIDE, MIN_TILE)
     if isinstance(tile, str) or tile < MIN_TILE or int(tile) != tile:
-        raise DmspError(f"tile={tile!r} must be 'auto', None or at least {MIN_TILE} pixels.")
+        raise DmspError(f"tile={tile!r} must be at least {MIN_TILE} pixels; 'auto' suits all.")
     return int(tile) // STRIDE * STRIDE
 
 

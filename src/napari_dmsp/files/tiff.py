@@ -351,7 +351,9 @@ def _table(
     values, as instruments count.
     """
     bits = page.bitspersample
-    inverted = kind == PHOTOMETRIC.MINISWHITE
+    # Masks of NumPy, which `tifffile` writes with True as 1, under the tag of white as 0.
+    masks = bits == 1 and page.software.startswith("tifffile")
+    inverted = kind == PHOTOMETRIC.MINISWHITE and not masks
     if kind == PHOTOMETRIC.PALETTE:
         palette = np.asarray(page.colormap).reshape(3, -1).T
         # Some programs write 8-bit colours, where 16 bits are the rule.

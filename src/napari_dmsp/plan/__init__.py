@@ -29,7 +29,7 @@ reason; a lone plane that is constant or cannot be restored is an error.
 
 from .axes import ArraySource, Axes, Pixels, Plane
 from .forecast import forecast
-from .parts import Part, Plan, fingerprint, magnification, try_settings
+from .parts import Part, Plan, fingerprint, try_settings
 from .run import (
     ArraySink,
     Begun,

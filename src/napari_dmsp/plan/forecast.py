@@ -9,7 +9,7 @@ import numpy as np
 
 from ..priors import is_fluorescence
 from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans, volume_bytes
-from .parts import Plan, magnification
+from .parts import Plan
 
 # Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
 # of volumes.
@@ -37,9 +37,12 @@ class Forecast:
 
 def forecast(plan: Plan) -> Forecast:
     """Return what a plan will take; it looks at the middle of a plane, if that is in memory."""
-    task, scale, planes = plan.task, magnification(plan.task), len(plan.axes.planes)
+    task, planes = plan.task, len(plan.axes.planes)
     heights, widths = (
-        [round(n * scale) for n in lines.lengths] for lines in (plan.grid.rows, plan.grid.columns)
+        [round(n * factor) for n in lines.lengths]
+        for lines, factor in zip(
+            (plan.grid.rows, plan.grid.columns), task.magnification, strict=True
+        )
     )
     largest = max(heights), max(widths)
     tile = CPU_TILE if task.tile == "auto" else task.tile

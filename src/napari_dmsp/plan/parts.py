@@ -59,11 +59,6 @@ def try_settings(task: Settings, colour: bool, device: str | None = None) -> Non
     prepare(task, image, device=device or task.device)
 
 
-def magnification(task: Settings) -> float:
-    """Return the pixels of the result per pixel of the source, along one axis."""
-    return float(getattr(task, "scale", 1))
-
-
 def for_channel(task: Settings, channel: int) -> Settings:
     """Take the PSF of a channel, where there is one for each."""
     psf = getattr(task, "psf", None)
@@ -165,7 +160,7 @@ class Plan:
             if gaps.shape not in forms:
                 shapes = " or ".join(map(str, dict.fromkeys(forms)))
                 raise DmspError(f"mask has shape {gaps.shape}; expected {shapes}.")
-        grid = grid or Grid.whole(axes.size, magnification(task))
+        grid = grid or Grid.whole(axes.size, task.magnification)
         task = task.replace(mask=AUTO_MASK if automatic else None, channel_axis=None)
         return cls(task, source, axes, grid, gaps, survey, output_dtype(source.dtype, dtype))
 

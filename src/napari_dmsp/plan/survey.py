@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ..errors import DmspError
 from ..priors import default_prior, is_fluorescence
 from ..settings import Settings
-from ..windows import Span, ratio, steps
+from ..windows import Span, steps
 from .axes import Pixels, Plane, plane_named
-from .parts import Plan, constant_pixel, for_channel, magnification, prepare
+from .parts import Plan, constant_pixel, for_channel, prepare
 
 if TYPE_CHECKING:
     from ..core import Reference
@@ -275,7 +275,7 @@ def _contrast(view: View) -> float:
 
 def _spread(plan: Plan, side: int, count: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     """Spread at most ``count`` spans of about ``side`` pixels over axes that have more."""
-    each = steps(ratio(magnification(plan.task)), period(plan.task))
+    each = steps(plan.task.magnification, period(plan.task))
     rows, columns = (
         _spans(n, side, count, step) for n, step in zip(plan.axes.size, each, strict=True)
     )

@@ -19,7 +19,7 @@ from ..core.inputs import check_psf, take_array
 from ..errors import DmspError
 from ..files.stacks import READ, Stack, open_stack
 from ..files.zarr import open_zarr
-from ..plan import Axes, Plan, magnification, try_settings
+from ..plan import Axes, Plan, try_settings
 from ..plan.survey import period
 from ..settings import Settings
 from ..windows import HALO, MIN_PART, MIN_SIDE, PART, Grid, ratio
@@ -98,7 +98,7 @@ def restore(
     mask = task.mask if mask is None else mask
     given = mask is None or isinstance(mask, str)
     try_settings(task.replace(mask=None, channel_axis=None), axes.colours is not None, "cpu")
-    psf, scale = getattr(task, "psf", None), magnification(task)
+    psf, factors = getattr(task, "psf", None), task.magnification
     if psf is not None:
         psf = take_array(psf, "psf")
         task = task.replace(psf=psf)
@@ -106,10 +106,12 @@ def restore(
         unknown = getattr(task, "psf_size", None) or MAX_SIZE if task.blind else 0
         side = unknown if psf is None else max(np.shape(psf)[-2:], default=0)
         halo = HALO + math.ceil(side / 2)
-    grid = Grid.cut(axes.size, chunks, halo, scale, period(task))
+    grid = Grid.cut(axes.size, chunks, halo, factors, period(task))
     smallest = min(grid.rows.lengths), min(grid.columns.lengths)
     if psf is not None and axes.depth is None:
-        check_psf(psf, tuple(math.floor(n * ratio(scale)) for n in smallest))
+        check_psf(
+            psf, tuple(math.floor(n * ratio(f)) for n, f in zip(smallest, factors, strict=True))
+        )
     if task.blind and min(smallest) < MIN_PART:
         raise DmspError(
             f"windows of {smallest[0]} x {smallest[1]} pixels are too small to find a psf in; "
