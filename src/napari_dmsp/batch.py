@@ -411,8 +411,11 @@ def _find(source: str) -> list[Path]:
     if not os.path.isdir(source) and not _is_glob(source):
         # Also a missing one: one name that is wrong does not stop the others.
         return [path]
-    inside = path.iterdir() if os.path.isdir(source) else glob.iglob(source, recursive=True)
-    found = images_among(map(Path, inside))
+    try:
+        inside = path.iterdir() if os.path.isdir(source) else glob.iglob(source, recursive=True)
+        found = images_among(map(Path, inside))
+    except OSError as error:
+        raise DmspError(f"{source} cannot be looked into: {error}") from error
     if not found:
         kinds = ", ".join(sorted(SUFFIXES))
         raise DmspError(f"there is no image ({kinds}) in {source}; check the name.")

@@ -212,3 +212,10 @@ def test_superres_takes_the_same_origin(scale, shape, origin):
         slice((n - m) // 2, (n + m) // 2) for n, m in zip(found.shape, odd.shape, strict=True)
     )
     assert_allclose(found[inner], odd / odd.sum(), atol=1e-6)
+
+
+def test_a_middle_between_two_pixels_is_said():
+    profile = np.exp(-0.5 * (np.arange(12) - 5.5) ** 2 / 2.0**2)
+    even, odd = np.outer(profile, profile), gaussian_psf(2.0)
+    assert any("half a pixel off" in text for text in clean_psf(even)[1])
+    assert not any("half a pixel" in text for text in clean_psf(odd)[1])

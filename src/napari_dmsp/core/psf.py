@@ -254,7 +254,7 @@ def _background(psf: NDArray[np.float64]) -> float:
 def _centre_even(psf: NDArray[np.float64], between: bool) -> tuple[NDArray[np.float64], list[str]]:
     """Add an empty line to each axis of even length whose origin is not where it should be."""
     mass, peak = _centre_of_mass(psf), np.unravel_index(psf.argmax(), psf.shape)
-    pads, moved = [], False
+    pads, moved, halfway = [], False, False
     for n, centre, top in zip(psf.shape, mass, peak, strict=True):
         middle = (n - 1) / 2
         # The mass decides if it is near, the peak if it is not.
@@ -264,11 +264,16 @@ def _centre_even(psf: NDArray[np.float64], between: bool) -> tuple[NDArray[np.fl
         earlier = n % 2 == 0 and between and off < -0.25
         pads.append((int(earlier), int(later)))
         moved |= later
+        halfway |= n > 2 and n % 2 == 0 and not between and abs(centre - middle) <= 0.1
     said = []
-    if moved:
-        place = ", ".join(
-            str((n - 1) // 2 + pad[1]) for n, pad in zip(psf.shape, pads, strict=True)
+    place = ", ".join(str((n - 1) // 2 + pad[1]) for n, pad in zip(psf.shape, pads, strict=True))
+    if halfway:
+        said.append(
+            f"The psf of {' x '.join(map(str, psf.shape))} pixels has its middle between two "
+            f"pixels: pixel ({place}), counted from 0, was taken for its origin, and the result "
+            "lies half a pixel off; give a psf of odd sides."
         )
+    elif moved:
         said.append(
             f"The psf of {' x '.join(map(str, psf.shape))} pixels has an even side: pixel "
             f"({place}), counted from 0, was taken for its origin, where its mass is."

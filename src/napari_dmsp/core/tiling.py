@@ -91,7 +91,7 @@ def pick_tile(tile: Tile, network: object, device: torch.device) -> int | None:
         total = torch.cuda.get_device_properties(device).total_memory
         side = math.isqrt(int(GPU_SHARE * total / bytes_per_pixel(network)))
         return max(side // STRIDE * STRIDE, MIN_TILE)
-    if isinstance(tile, str) or tile < MIN_TILE or int(tile) != tile:
+    if isinstance(tile, str) or tile < MIN_TILE or tile % 1:
         raise DmspError(f"tile={tile!r} must be at least {MIN_TILE} pixels; 'auto' suits all.")
     return int(tile) // STRIDE * STRIDE
 
