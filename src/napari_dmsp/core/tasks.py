@@ -156,10 +156,9 @@ def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
     plane, shares = given.observed[0, 0].cpu().numpy(), weights.cpu().numpy()
     linear, sure = guess_linear(np.ma.getdata(raw), plane, shares, given.units.scale)
     if not sure:
-        kind, other = ("proportional to light", "False") if linear else ("encoded", "True")
         given.warnings.append(
-            f"The mosaic's values look {kind}, but that is not sure; if they are not, give "
-            f"linear={other}."
+            "The mosaic's values were taken for encoded, but look proportional to light; if they "
+            "are, give linear=True."
         )
     return linear
 
