@@ -102,7 +102,8 @@ def test_lazy_arrays_restore_volumes():
     lazy = scale.deblur(data, kernel(), prior="gray", **OPTIONS)
     assert lazy.chunks == ((1, 1), (6,), (16,), (24,))
     alone = deblur(data[1], kernel(), prior="gray", **OPTIONS).image
-    assert np.array_equal(lazy[1].compute(), alone)
+    # Threads of dask compute with one thread, which adds up in another order.
+    assert np.abs(lazy[1].compute() - alone).max() < 1e-3 * np.ptp(data)
 
 
 def test_large_volumes_are_cut():
