@@ -16,8 +16,6 @@ from .script import LayerPsf, ShapedPsf
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from .panel import RunPanel
-
 LAYER, GAUSSIAN, MOTION, LINE = "layer", "Gaussian", "motion", "drawn line"
 UNKNOWN, NO_PSF = "unknown", "none (bicubic reduction)"
 
@@ -25,7 +23,7 @@ UNKNOWN, NO_PSF = "unknown", "none (bicubic reduction)"
 class PsfChoice:
     """The widgets for a point spread function, of a panel that has its image already."""
 
-    def __init__(self, panel: RunPanel) -> None:
+    def __init__(self, panel: Any) -> None:
         self._panel = panel
         finds = panel.kind.finds_psf
         shapes = [LAYER, GAUSSIAN, MOTION, LINE]

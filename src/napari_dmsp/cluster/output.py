@@ -16,7 +16,8 @@ import zarr
 from ..core.job import describe_planes
 from ..errors import DmspError
 from ..files import check_folder, name_beside
-from ..files.stacks import Axis, Stack, ZarrFormat, open_stack
+from ..files.pictures import open_stack
+from ..files.stacks import Axis, Stack, ZarrFormat
 from ..files.zarr import ome_metadata, ome_order
 from ..plan import Done, Kept, LeftOut, Pixels, Plan, Plane, Surveyed, run_on
 from ..plan.survey import Survey, groups

@@ -3,11 +3,12 @@
 from .pictures import (
     NUMPY,
     SUFFIXES,
-    Picture,
     check_output,
     check_psf_output,
+    describe,
     fitting_suffix,
     images_among,
+    open_stack,
     read_image,
     read_mask,
     read_planes,
@@ -23,4 +24,4 @@ from .records import (
     write_json,
     written_whole,
 )
-from .stacks import TIFF, Axis, Stack, describe, open_stack
+from .stacks import TIFF, Axis, Picture, Stack

@@ -1,15 +1,19 @@
-"""Stacks on disk: opened lazily, with the axes that OME-Zarr and TIFF files name."""
+"""What files hold: pictures, and stacks that are read lazily, with the axes that files name."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import zoom
+
+from ..dtypes import fit_dtype
 from ..errors import DmspError
-from .records import check_readable, reading
+from . import tags as notes
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -105,63 +109,46 @@ class Stack:
         return replace(self, array=array, axes=tuple(axes))
 
 
-def open_stack(path: str | Path) -> Stack:
-    """Open a zarr array, the full resolution of an OME-Zarr image, or a TIFF file, lazily.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image from a file, or the planes of a stack."""
 
-    Parameters
-    ----------
-    path : str or Path
-        A zarr folder, also an array in it, or a .tif file: uncompressed ones are mapped to memory,
-        others are read page by page.
+    # (..., H, W), or (..., H, W, 3) for colour.
+    pixels: NDArray[Any]
+    # (..., H, W) transparency, which no restoration touches.
+    alpha: NDArray[Any] | None = None
+    # What else the file says, see `napari_dmsp.files.tags`.
+    tags: dict[str, Any] = field(default_factory=dict)
+    # Letters of the axes of planes as TIFF has them, such as "TZ"; none for one image.
+    axes: str = ""
+    # Sentences for the user on what is doubtful or was left out.
+    warnings: tuple[str, ...] = ()
 
-    Returns
-    -------
-    Stack
-        With the rows and columns of planes as the last axes, but for colours.
+    @property
+    def channel_axis(self) -> int | None:
+        """Axis of the colour channels; None for a grey image."""
+        return -1 if self.pixels.ndim - len(self.axes) == 3 else None
 
-    Raises
-    ------
-    DmspError
-        For what is neither, or holds several images, which are then named.
-    """
-    # Workers may run elsewhere.
-    path = Path(path).absolute()
-    if not os.path.exists(path):
-        raise DmspError(f"{path} does not exist; check the name.")
-    with reading(path):
-        if path.suffix.lower() in TIFF:
-            from .tiff import open_tiff
+    def with_pixels(self, pixels: NDArray[Any]) -> Picture:
+        """Put other pixels of as many planes into the same frame: a finer image of the same object.
 
-            return replace(open_tiff(path), path=path)
-        from .zarr import open_zarr
-
-        return replace(open_zarr(path), path=path)
-
-
-def describe(path: Path) -> tuple[list[str], tuple[int, ...], dict[str, float]]:
-    """Return the names and lengths of an image's axes, and the sizes of its pixels in micrometres.
-
-    Sizes are of the axes whose size the file tells. TIFF files are not read for it.
-    """
-    from .pictures import read_image
-
-    suffix = path.suffix.lower()
-    if suffix in TIFF:
-        from .tiff import describe_tiff
-
-        check_readable(path)
-        with reading(path):
-            axes, shape = describe_tiff(path)
-    elif any(part.suffix.lower() == ".zarr" for part in (path, *path.parents)):
-        stack = open_stack(path)
-        axes, shape = stack.axes, stack.array.shape
-    else:
-        shape = read_image(path).pixels.shape
-        axes = tuple(Axis(name) for name in "yxs"[: len(shape)])
-    if not axes:
-        axes = tuple(Axis(name) for name in "tczyx"[-len(shape) :])
-    sizes = {a.name: a.spacing * MICROMETRES[a.unit] for a in axes if a.unit in MICROMETRES}
-    return [axis.name for axis in axes], shape, sizes
+        Transparency and pixel size follow the new H and W.
+        """
+        lead = len(self.axes)
+        shape, old = pixels.shape[lead : lead + 2], self.pixels.shape[lead : lead + 2]
+        if shape == old:
+            return replace(self, pixels=pixels)
+        down, right = shape[0] / old[0], shape[1] / old[1]
+        alpha = self.alpha
+        if alpha is not None:
+            # Both grids share their outer edges, like those of a restoration.
+            factors = (*((1,) * lead), down, right)
+            smooth = zoom(
+                alpha.astype(np.float64), factors, order=1, mode="nearest", grid_mode=True
+            )
+            alpha = fit_dtype(smooth, alpha.dtype)
+        tags = notes.refine(self.tags, down, right)
+        return replace(self, pixels=pixels, alpha=alpha, tags=tags)
 
 
 def named_unit(name: str) -> str:

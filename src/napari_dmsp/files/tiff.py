@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,10 +19,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from ..errors import DmspError
 from . import tags as notes
-from .stacks import READ, SPATIAL, Axis, Stack, named_unit
-
-if TYPE_CHECKING:
-    from .pictures import Picture
+from .stacks import READ, SPATIAL, Axis, Picture, Stack, named_unit
 
 Pixels = NDArray[Any]
 

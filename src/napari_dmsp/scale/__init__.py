@@ -14,7 +14,7 @@ from ..settings import TASKS
 try:
     from ..cluster.output import write
     from ..cluster.workers import connect, pick_worker_device
-    from ..files.stacks import Axis, Stack, open_stack
+    from ..files import Axis, Stack, open_stack
     from ..plan.survey import Survey
     from .restore import lazy_function, restore
 except ImportError as error:

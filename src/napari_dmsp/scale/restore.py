@@ -17,7 +17,8 @@ from ..cluster.lazy import DaskSource, make_lazy
 from ..core.blind import MAX_SIZE
 from ..core.inputs import check_psf, take_array
 from ..errors import DmspError
-from ..files.stacks import READ, Stack, open_stack
+from ..files.pictures import open_stack
+from ..files.stacks import READ, Stack
 from ..files.zarr import open_zarr
 from ..plan import Axes, Plan, try_settings
 from ..plan.survey import period
