@@ -26,6 +26,10 @@ PATTERNS = (
     "X-Trans",
 )
 MAX_SCALE, MAX_ITERATIONS = 8, 1_000_000
+# Evaluations of the prior by default: where A leaves detail, where it does not, for fluorescence,
+# for volumes, and by the published descent.
+SHARP_EVALUATIONS, BLURRED_EVALUATIONS, FLUORESCENCE_EVALUATIONS = 30, 24, 36
+VOLUME_EVALUATIONS, DESCENT_EVALUATIONS = 10, 300
 # The mask that is made from the image itself: NaN, infinite and saturated pixels.
 AUTO_MASK = "auto"
 # Words for no limit of the tiles, in the shell and in the panels; Python says None.

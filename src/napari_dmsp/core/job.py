@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..settings import Photons
+from ..settings import DESCENT_EVALUATIONS, Photons
 from ..windows import memory_bytes, volume_bytes
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
@@ -25,7 +25,6 @@ from .operators import Operator
 from .solvers import (
     BLURRED,
     DAE_SIGMA,
-    SGD_ITERATIONS,
     SHARP,
     Schedule,
     State,
@@ -337,7 +336,7 @@ def estimate_memory(settings: dict[str, Any], given: Input) -> int:
 
 def evaluations(given: Input, schedule: Schedule) -> int:
     """Return how often the chosen solver evaluates the denoiser."""
-    default = SGD_ITERATIONS if given.literal else schedule.iterations
+    default = DESCENT_EVALUATIONS if given.literal else schedule.iterations
     return int(given.options.iterations or default)
 
 

@@ -15,6 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..settings import (
+    BLURRED_EVALUATIONS,
+    FLUORESCENCE_EVALUATIONS,
+    SHARP_EVALUATIONS,
+)
 from .data import MOST_STEPS, Gaussian
 from .prior import Denoiser, mean_shift
 
@@ -24,7 +29,6 @@ ACCURACY = 0.003
 # Steps of an iterative fit in the first evaluation, the second, and all others. The first ones have
 # no good guess to start from; from the third on, more than two gain less than 0.03 dB.
 STEPS = (10, 5, 2)
-SGD_ITERATIONS = 300
 
 # How a denoiser is shown an estimate: (denoiser, estimate, sigma, evaluation, generator).
 View = Callable[[Denoiser, Tensor, float, int, torch.Generator | None], Tensor]
@@ -35,7 +39,7 @@ class Schedule:
     """Parameters of the solvers."""
 
     # Evaluations of the denoiser by `anneal`.
-    iterations: int = 24
+    iterations: int = BLURRED_EVALUATIONS
     # First smoothing width; the last is ``end_ratio`` times the noise level, at least `sigma_end`.
     sigma_start: float = 49 / 255
     sigma_end: float = 1 / 255
@@ -59,10 +63,16 @@ class Schedule:
 
 
 BLURRED = Schedule()
-FLUORESCENCE = Schedule(iterations=36, kappa=0.2, momentum=0.7, denoise_last=True)
+FLUORESCENCE = Schedule(
+    iterations=FLUORESCENCE_EVALUATIONS, kappa=0.2, momentum=0.7, denoise_last=True
+)
 # Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
 SHARP = Schedule(
-    iterations=30, sigma_end=5 / 255, end_ratio=1.0, kappa=0.23, sgd_noise=(DAE_SIGMA, 0.0)
+    iterations=SHARP_EVALUATIONS,
+    sigma_end=5 / 255,
+    end_ratio=1.0,
+    kappa=0.23,
+    sgd_noise=(DAE_SIGMA, 0.0),
 )
 # Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
 MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..settings import VOLUME_EVALUATIONS
 from ..windows import MIN_SIDE
 from .noise import ShotLine
 from .operators import Convolution
@@ -23,7 +24,9 @@ FIRST_STEPS, GREATEST_CHANGE = 8, 20.0
 # still rises from there.
 HEADROOM = 2.0
 
-VOLUME = Schedule(iterations=10, kappa=0.2, momentum=0.7, steps=(20,), most_steps=20)
+VOLUME = Schedule(
+    iterations=VOLUME_EVALUATIONS, kappa=0.2, momentum=0.7, steps=(20,), most_steps=20
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..priors import is_fluorescence
+from ..settings import (
+    BLURRED_EVALUATIONS,
+    DESCENT_EVALUATIONS,
+    FLUORESCENCE_EVALUATIONS,
+    SHARP_EVALUATIONS,
+    VOLUME_EVALUATIONS,
+)
 from ..windows import BASE_BYTES, CPU_TILE, MIN_SIDE, memory_bytes, spans, volume_bytes
 from .parts import Plan
 
-# Evaluations of the prior by task; of fluorescence that is deblurred, of the published descent, and
-# of volumes.
-EVALUATIONS = {"deblur": 24, "superres": 30, "demosaic": 24}
-FLUORESCENCE_EVALUATIONS, DESCENT_EVALUATIONS, VOLUME_EVALUATIONS = 36, 300, 10
+# Evaluations of the prior by task, where it leaves detail.
+EVALUATIONS = {"superres": SHARP_EVALUATIONS}
 # Side in pixels of what is looked at.
 LOOKED_AT = 512
 
@@ -72,7 +77,7 @@ def _count_evaluations(plan: Plan) -> int:
         return DESCENT_EVALUATIONS
     if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
         return FLUORESCENCE_EVALUATIONS
-    return EVALUATIONS.get(task.task, EVALUATIONS["deblur"])
+    return EVALUATIONS.get(task.task, BLURRED_EVALUATIONS)
 
 
 def _looks_dark(plan: Plan) -> bool:

@@ -164,7 +164,6 @@ class Work:
 
     def block(self, image: Pixels) -> Pixels:
         """Return the part of a restored window as it is written."""
-        # Formats of files take long to import: later than a panel is opened.
         inner = image[self.part.crop]
         return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
 
