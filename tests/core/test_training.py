@@ -19,7 +19,6 @@ from napari_dmsp.priors import prior_files
 from napari_dmsp.training.average import average_priors
 from napari_dmsp.training.data import (
     PatchSampler,
-    augment,
     find_images,
     find_sources,
     read_image,
@@ -177,9 +176,50 @@ def test_too_small_images_are_refused():
         PatchSampler([np.zeros((16, 90, 1), np.uint8)], 17, CPU)
 
 
-def test_augmentations_are_distinct():
-    image = torch.arange(6.0).reshape(1, 2, 3)
-    assert len({tuple(augment(image, t).flatten().tolist()) for t in range(8)}) == 8
+def test_patches_are_the_eight_flips_and_rotations():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    sampler = PatchSampler([image, image[::-1]], 8, torch.device("cpu"))
+    drawn = sampler.draw(200, torch.Generator().manual_seed(0)) * 255
+    expected = {
+        np.rot90(flipped, turns).tobytes()
+        for flipped in (image[..., 0], image[::-1, :, 0])
+        for turns in range(4)
+    }
+    assert {p[0].round().to(torch.uint8).numpy().tobytes() for p in drawn} == expected
+
+
+def test_patches_keep_their_place_in_images_of_several_sizes():
+    """Every pixel says which image it is of, and where; steps inside a patch are all alike."""
+    rng = np.random.default_rng(0)
+    sizes = [(9, 14), (30, 8), (12, 12)]
+    images = [
+        np.stack(np.broadcast_arrays(n / 3, *(a / 32 for a in np.ogrid[:h, :w])), -1).astype(
+            np.float32
+        )
+        for n, (h, w) in enumerate(sizes)
+    ]
+    sampler = PatchSampler(images, 8, torch.device("cpu"))
+    drawn = sampler.draw(64, torch.Generator().manual_seed(int(rng.integers(99))))
+    assert all(len(p[0].unique()) == 1 for p in drawn)
+    assert {round(float(p[0, 0, 0]) * 3) for p in drawn} == {0, 1, 2}
+    for patch in (drawn * 32).round()[:, 1:]:
+        assert patch[0].unique().numel() == patch[1].unique().numel() == 8
+        assert patch.amax((1, 2)).sub(patch.amin((1, 2))).tolist() == [7, 7]
+
+
+def test_reduced_patches_are_averages_of_two_by_two_pixels():
+    image = np.random.default_rng(1).random((16, 16, 1)).astype(np.float32)
+    small = np.full((9, 9, 1), 2.0, np.float32)
+    sampler = PatchSampler([image, small], 8, torch.device("cpu"), reduced=0.5)
+    drawn = sampler.draw(4, torch.Generator().manual_seed(0))[2:]
+    halved = np.sort(image.reshape(8, 2, 8, 2).mean((1, 3)).ravel())
+    for patch in drawn:
+        np.testing.assert_allclose(np.sort(patch.numpy().ravel()), halved, atol=1e-6)
+
+
+def test_reduced_patches_need_a_large_enough_image():
+    with pytest.raises(DmspError, match="at least 16 pixels"):
+        PatchSampler([np.zeros((9, 9, 1), np.float32)], 8, torch.device("cpu"), reduced=0.5)
 
 
 @pytest.mark.parametrize(
