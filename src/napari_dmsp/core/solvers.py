@@ -35,7 +35,7 @@ STEPS = (10, 5, 2)
 # What the first fit of blurred images adds, as a part of the width of the smoothing: the most that
 # texture and white noise explain, what white noise gives, and the power of it by which a noise
 # level that is too low must grow.
-MOST_ADDED, WHITE_ADDED, ADDED_POWER = 0.84, 0.3, 1.3
+MOST_ADDED, WHITE_ADDED, ADDED_POWER = 0.88, 0.3, 1.3
 CORRELATED = (
     "The noise is not white: that of neighbouring pixels is alike, as after compression (JPEG) or "
     "interpolation, or along rows. A higher noise level was assumed."
