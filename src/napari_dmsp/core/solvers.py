@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from ..settings import (
     SHARP_EVALUATIONS,
 )
 from .data import MOST_STEPS, Gaussian
-from .noise import MAD
 from .prior import Denoiser, mean_shift
 
 DAE_SIGMA = 11 / 255
@@ -32,14 +30,6 @@ ACCURACY = 0.003
 # no good guess to start from; from the third on, more than two gain less than 0.03 dB.
 STEPS = (10, 5, 2)
 
-# What the first fit of blurred images adds, as a part of the width of the smoothing: the most that
-# texture and white noise explain, what white noise gives, and the power of it by which a noise
-# level that is too low must grow.
-MOST_ADDED, WHITE_ADDED, ADDED_POWER = 0.88, 0.3, 1.3
-CORRELATED = (
-    "The noise is not white: that of neighbouring pixels is alike, as after compression (JPEG) or "
-    "interpolation, or along rows. A higher noise level was assumed."
-)
 # How a denoiser is shown an estimate: (denoiser, estimate, sigma, evaluation, generator).
 View = Callable[[Denoiser, Tensor, float, int, torch.Generator | None], Tensor]
 
@@ -132,7 +122,6 @@ def anneal(
     start: Tensor | None = None,
     least: float = -math.inf,
     generator: torch.Generator | None = None,
-    warn: Callable[[str], None] | None = None,
 ) -> Iterator[State]:
     """Maximise the objective with an exact fit to the data and a smoothing that shrinks.
 
@@ -158,8 +147,6 @@ def anneal(
         Least value of an estimate.
     generator : torch.Generator, optional
         CPU generator of the flips.
-    warn : callable, optional
-        Takes a sentence for the user where the noise is not white, see `allow_correlation`.
     """
     view = view or _turned
     energy, count = data.operator.energy(data.y), schedule.iterations
@@ -179,22 +166,15 @@ def anneal(
         if last:
             error = data.error(x)
         else:
-            fit: dict[str, Any] = {
-                "v": x,
-                "c": schedule.kappa / sigma**2,
-                "tolerance": ACCURACY * sigma,
-                "rough": schedule.steps[min(evaluation, len(schedule.steps)) - 1],
-                "steps": schedule.most_steps,
-            }
             # It changes slowly between evaluations: the last one is a good first guess.
-            found = data.prox(start=correction, **fit)
-            if evaluation == 1:
-                white, data = data, allow_correlation(data, found.x - x, sigma)
-                if data is not white:
-                    found = data.prox(**fit)
-                    if warn is not None:
-                        warn(CORRELATED)
-            x, error, correction = found
+            x, error, correction = data.prox(
+                x,
+                schedule.kappa / sigma**2,
+                correction,
+                ACCURACY * sigma,
+                schedule.steps[min(evaluation, len(schedule.steps)) - 1],
+                schedule.most_steps,
+            )
             if math.isfinite(least) and evaluation < count:
                 x = x.clamp(min=least)
         residual = data.residual(error)
@@ -203,33 +183,6 @@ def anneal(
         # The next evaluation needs its memory.
         del error
         yield state
-
-
-def allow_correlation(data: Gaussian, added: Tensor, sigma: float) -> Gaussian:
-    """Return data with a higher noise level where their noise is not white.
-
-    Noise that is the same along a row, was interpolated, or is an artefact of compression has
-    little of the finest details by which its level was estimated, but much of those that the fit
-    amplifies. The first fit then adds more to the denoised image than the smoothing can have taken
-    away.
-
-    Parameters
-    ----------
-    data : Gaussian
-        The observation, its degradation and its noise; returned as it is where the level is known,
-        where it has an upper bound, or where the noise is white.
-    added : Tensor
-        What the first fit adds to the denoised image.
-    sigma : float
-        Width of the smoothing.
-    """
-    if math.isfinite(data.most):
-        return data
-    ratio = float(added.abs().median()) / (MAD * sigma)
-    if ratio <= MOST_ADDED:
-        return data
-    level = data.sigma * (ratio / WHITE_ADDED) ** ADDED_POWER
-    return replace(data, sigma=level, least=level)
 
 
 def descend(
