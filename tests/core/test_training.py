@@ -23,6 +23,7 @@ from napari_dmsp.training.data import (
     find_sources,
     read_image,
 )
+from napari_dmsp.training.iterates import draw_iterates
 from napari_dmsp.training.structures import draw_structures
 from napari_dmsp.training.train import (
     Recipe,
@@ -497,3 +498,57 @@ def test_averages_lie_between(tmp_path, folder):
         average_priors(one, two, tmp_path / "new.safetensors", 2)
     with pytest.raises(DmspError, match="different forms"):
         average_priors(one, prior_files()["gray"], tmp_path / "new.safetensors", 0.5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_iterates_are_degraded_patches_on_their_way_back(channels):
+    image = np.concatenate([smooth_image(0, (64, 64, 3))] * 2)[:64, :, :channels]
+    clean = torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    shown = []
+
+    def oracle(x, sigma):
+        # The solver shows turned images; this one is the same from all sides.
+        shown.append(sigma)
+        return torch.full_like(x, 0.5)
+
+    flat = torch.full_like(clean, 0.5)
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        before = len(shown)
+        x, sigma = draw_iterates(oracle, flat, generator)
+        assert x.shape == clean.shape
+        assert x.isfinite().all()
+        assert 3 / 255 <= sigma <= 49 / 255
+        widths = [*shown[before:], sigma]
+        assert widths == sorted(widths, reverse=True)
+        assert len(widths) <= 7
+    again = [draw_iterates(oracle, clean, torch.Generator().manual_seed(1))[0] for _ in range(2)]
+    torch.testing.assert_close(*again)
+    assert (again[0] - clean).abs().max() > 0.01
+
+
+def test_iterates_are_aligned_with_the_patches():
+    points = torch.zeros(1, 1, 64, 64)
+    points[..., 20:44:8, 20:44:8] = 1.0
+    for seed in range(12):
+        x, _ = draw_iterates(lambda x, _: x, points, torch.Generator().manual_seed(seed))
+        # Noise is of no account beside nine points in one place.
+        spectrum = torch.fft.fft2(x) * torch.fft.fft2(points).conj()
+        peak = int(torch.fft.ifft2(spectrum).real.flatten().argmax())
+        rows, columns = peak // 64, peak % 64
+        assert min(rows, 64 - rows) <= 3
+        assert min(columns, 64 - columns) <= 3
+
+
+def test_training_on_iterates(folder, tmp_path):
+    recipe = replace(TINY, iterates=0.5)
+    with pytest.raises(DmspError, match=r"iterates=0\.5 needs patches of at least 48"):
+        train([folder], tmp_path / "a.safetensors", recipe=recipe, minutes=INSTANT)
+    for index in range(2):
+        iio.imwrite(tmp_path / f"{index}.png", smooth_image(index, (64, 64, 3)))
+    recipe = replace(recipe, patch=48)
+    card = train([tmp_path], tmp_path / "a.safetensors", recipe=recipe, minutes=INSTANT)
+    assert card["recipe"]["iterates"] == 0.5
+    assert card["training"]["steps"] == 1
+    with pytest.raises(DmspError, match="iterates=2 must be"):
+        replace(recipe, iterates=2).check()

@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from ..errors import DmspError
 from ..files import check_writable, make_folder, write_json, written_whole
 from ..priors import STATE
 from .data import PatchSampler, Source, find_sources, read_image
+from .iterates import LEAST_PATCH, draw_iterates
 
 MAX_SIGMA = 60 / 255
 VALIDATION_SIGMAS = (5 / 255, 25 / 255)
 MIN_PATCH = 8
+# Estimates of a solver err by about so much at least, whatever the width of the smoothing.
+LEAST_ERROR = 12 / 255
 REPORT_EVERY = 0.5
 BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} min{postfix}"
 PRECISIONS = ("auto", "bf16", "float32")
@@ -48,7 +52,8 @@ class Recipe:
     with the squared error: a long run that is resumed with a budget a little above its time
     branches into weights that can be used, while its own state goes on at the constant rate.
 
-    ``reduced`` is the share of patches that are cut twice as large and averaged 2 x 2.
+    ``reduced`` is the share of patches that are cut twice as large and averaged 2 x 2, and
+    ``iterates`` that of those that are shown as a solver's estimates, see `draw_iterates`.
     """
 
     channels: int = 3
@@ -66,6 +71,7 @@ class Recipe:
     squared_from: float = 0.8
     decay_minutes: float | None = None
     reduced: float = 0.0
+    iterates: float = 0.0
     seed: int = 0
 
     def build(self) -> nn.Module:
@@ -92,6 +98,13 @@ class Recipe:
             )
         if not 0 <= self.reduced <= 1:
             raise DmspError(f"reduced={self.reduced:g} must be between 0 and 1.")
+        if not 0 <= self.iterates <= 1:
+            raise DmspError(f"iterates={self.iterates:g} must be between 0 and 1.")
+        if self.iterates and self.patch < LEAST_PATCH:
+            raise DmspError(
+                f"iterates={self.iterates:g} needs patches of at least {LEAST_PATCH} pixels to "
+                f"degrade; raise patch={self.patch}, or give iterates=0."
+            )
         if self.decay_minutes is not None and not 0 < self.decay_minutes < math.inf:
             raise DmspError(f"decay_minutes={self.decay_minutes:g} must be positive.")
 
@@ -256,9 +269,10 @@ def train(
                 group["lr"] = rate
             clean = sampler.draw(recipe.batch, generator)
             clean = clean.contiguous(memory_format=torch.channels_last)
-            sigma = draw_sigmas(recipe, recipe.batch, generator).to(target)
             power = 2 if _is_ending(recipe, elapsed / 60, minutes) else 1
-            loss = _descend(net, optimizer, clean, sigma, noise_generator, power, recipe.clip, bf16)
+            with _memory_of(clean):
+                shown = _corrupt(recipe, clean, average, generator, noise_generator, bf16)
+                loss = _descend(net, optimizer, clean, *shown, power, recipe.clip, bf16)
             decay = min(recipe.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
@@ -283,31 +297,66 @@ def train(
     return checkpoint()
 
 
-def _descend(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    clean: Tensor,
-    sigma: Tensor,
-    generator: torch.Generator,
-    power: int,
-    clip: float,
-    bf16: bool,
-) -> Tensor:
-    """Take one step of the optimiser on a batch of clean patches and return the loss."""
+@contextmanager
+def _memory_of(clean: Tensor) -> Iterator[None]:
+    """Say what to do where memory runs out for a batch."""
     try:
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        noise *= sigma[:, None, None, None]
-        with torch.autocast(clean.device.type, torch.bfloat16) if bf16 else nullcontext():
-            restored = net(clean + noise, sigma)
-        error = (restored.float() - clean).abs().pow(power).mean((1, 2, 3))
-        loss = (loss_weights(sigma).pow(power / 2) * error).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        yield
     except torch.OutOfMemoryError as error:
         batch, side = clean.shape[0], clean.shape[-1]
         raise DmspError(
             f"out of memory on {clean.device}; lower batch={batch} or patch={side}."
         ) from error
+
+
+def _corrupt(
+    recipe: Recipe,
+    clean: Tensor,
+    denoiser: nn.Module,
+    generator: torch.Generator,
+    noise_generator: torch.Generator,
+    bf16: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network is shown of a batch, the noise level it is told, and its error's.
+
+    The first patches are the estimates of a solver that uses the average of the network so far.
+    """
+    sigma = draw_sigmas(recipe, recipe.batch, generator).to(clean)
+    noise = torch.randn(clean.shape, generator=noise_generator, device=clean.device)
+    noisy, level = clean + noise.mul_(sigma[:, None, None, None]), sigma.clone()
+    count = round(recipe.batch * recipe.iterates)
+    if count:
+        denoise = partial(_evaluate, denoiser, bf16=bf16)
+        noisy[:count], sigma[:count] = draw_iterates(denoise, clean[:count], generator)
+        level[:count] = sigma[:count].clamp(min=LEAST_ERROR)
+    return noisy, sigma, level
+
+
+def _evaluate(net: nn.Module, noisy: Tensor, sigma: float | Tensor, bf16: bool) -> Tensor:
+    """Denoise a batch, where wanted in bfloat16."""
+    # What is cast without gradients must not be kept for where they are needed.
+    cast = torch.autocast(noisy.device.type, torch.bfloat16, cache_enabled=torch.is_grad_enabled())
+    with cast if bf16 else nullcontext():
+        restored: Tensor = net(noisy, sigma)
+    return restored.float()
+
+
+def _descend(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: Tensor,
+    level: Tensor,
+    power: int,
+    clip: float,
+    bf16: bool,
+) -> Tensor:
+    """Take one step of the optimiser on a batch of patches and return the loss."""
+    error = (_evaluate(net, noisy, sigma, bf16) - clean).abs().pow(power).mean((1, 2, 3))
+    loss = (loss_weights(level).pow(power / 2) * error).mean()
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(net.parameters(), clip)
     optimizer.step()
     return loss.detach()
