@@ -156,6 +156,7 @@ def read_input(
     options: Settings | Mapping[str, Any],
     reference: Reference | None = None,
     white: float | None = None,
+    outliers: NDArray[np.bool_] | None = None,
 ) -> Input:
     """Check an image, and the options that all tasks share.
 
@@ -171,11 +172,15 @@ def read_input(
         What the image shares with others of which it is a part.
     white : float, optional
         Intensity of white.
+    outliers : ndarray of bool, optional
+        (C, H, W), True for pixels that are gaps as well.
     """
     options = options if isinstance(options, Settings) else Settings.of(**options)
     axis, mosaic, space = options.channel_axis, options.makes_colour, options.space
     image = take_array(image, "image")
     mask = check_mask(options.mask, image, axis, space)
+    if outliers is not None:
+        mask = outliers if mask is None else mask | outliers
     values = check_image(image, axis, mask, constant=reference is not None, space=space)
     target = pick_device(options.device)
     if reference is not None:

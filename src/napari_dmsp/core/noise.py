@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, halfnorm
-from skimage.restoration import estimate_sigma
 from torch import Tensor
 
 from ..settings import Photons
@@ -37,6 +36,8 @@ QUIETEST = 0.04
 # Detail of photographs that the patches take for noise, on the scale of the prior.
 PATCH_BIAS = 2 / 255
 
+# Wavelets of constants, relative to them.
+ROUNDING = 1e-12
 # Median of |N(0, 1)|, and the least number of values of which a median is taken.
 MAD, LEAST_VALUES = 0.6745, 64
 # Most pixels whose nearest neighbours are compared.
@@ -82,7 +83,14 @@ def wavelet_sigma(y: Tensor, weights: Tensor | None = None) -> float:
         return _mean_level([_gappy_sigma(*pair) for pair in zip(planes, gaps, strict=True)])
     if min(planes.shape[1:]) < 8:
         return FLOOR
-    return _mean_level(np.nan_to_num(estimate_sigma(planes, channel_axis=0)))
+    return _mean_level([_plane_sigma(plane) for plane in planes])
+
+
+def _plane_sigma(plane: Plane) -> float:
+    """Noise level of a plane without gaps; dead regions, which are constant, do not count."""
+    wavelets = pywt.dwtn(plane, "db2")["dd"]
+    rounding = ROUNDING * np.abs(plane).max()
+    return _deviation(wavelets[np.abs(wavelets) > rounding])
 
 
 def _gappy_sigma(plane: Plane, gaps: Gaps) -> float:

@@ -32,6 +32,7 @@ from .noise import (
     wavelet_sigma,
 )
 from .operators import Convolution, Mosaic, Resize
+from .outliers import find_outliers
 from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
@@ -81,6 +82,8 @@ def prepare_deblur(
     kernel = check_psf(psf, given.shape, given.warnings)
     if task.space == 3:
         return _prepare_volume(given, kernel)
+    if not given.literal:
+        given = _without_outliers(given, image, kernel)
     with explain_failures(given.observed.device, given.shape):
         problem = _blur_problem(given, kernel)
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
@@ -147,6 +150,22 @@ def prepare_demosaic(
         # Levels of single filters, from which those for all were made.
         several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
         return prepare(settings | several, given, problem)
+
+
+def _without_outliers(given: Input, image: ArrayLike, kernel: NDArray[np.float32]) -> Input:
+    """Return the input with its hot and dead pixels masked, and warn of them."""
+    planes = given.observed.cpu().double().numpy().reshape(-1, *given.shape)
+    outliers = find_outliers(planes, kernel)
+    if given.kept is not None:
+        outliers &= given.kept.expand_as(given.observed).cpu().numpy().reshape(planes.shape) > 0
+    count = int(outliers.sum())
+    if not count:
+        return given
+    warnings = given.warnings
+    given = read_input(image, given.options, given.reference, outliers=outliers)
+    hot = "1 pixel was" if count == 1 else f"{count} pixels were"
+    warnings.append(f"{hot} masked: hot or dead, since sharper than the point spread function.")
+    return replace(given, warnings=list(dict.fromkeys(given.warnings + warnings)))
 
 
 def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:

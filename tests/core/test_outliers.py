@@ -1,0 +1,72 @@
+"""Hot and dead pixels that nobody masked."""
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from napari_dmsp import deblur
+from napari_dmsp.core.noise import wavelet_sigma
+from napari_dmsp.core.outliers import find_outliers
+from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.core.simulate import simulate_blur
+
+SIDE, PSF = 128, gaussian_psf(1.5).astype(np.float32)
+BIG = data.camera()[80 : 92 + SIDE, 150 : 162 + SIDE].astype(float)
+BLURRED, TRUTH = simulate_blur(BIG, PSF)
+NOISY = BLURRED + np.random.default_rng(0).normal(0, 2, BLURRED.shape)
+
+
+def error(image):
+    return np.square(image - TRUTH)[8:-8, 8:-8].mean()
+
+
+@pytest.mark.parametrize("value", [4000, -500])
+def test_hot_and_dead_pixels_are_masked(value):
+    bad = np.random.default_rng(1).random(NOISY.shape) < 0.002
+    result = deblur(np.where(bad, value, NOISY), PSF)
+    assert error(result.image) < 0.5 * error(NOISY)
+    assert f"{bad.sum()} pixels were masked" in result.warnings[0]
+    assert result.settings["masked"] == bad.sum()
+    assert result.noise_sigma == pytest.approx(2, rel=0.2)
+
+
+def test_pixels_that_the_user_masks_are_not_counted():
+    bad = np.zeros(NOISY.shape, bool)
+    bad[40, 50] = bad[90, 20] = True
+    image = np.where(bad, 4000, NOISY)
+    assert not deblur(image, PSF, mask=bad, iterations=2).warnings
+    mask = bad.copy()
+    mask[90, 20] = False
+    result = deblur(image, PSF, mask=mask, iterations=2)
+    assert "1 pixel was masked" in result.warnings[0]
+    assert result.settings["masked"] == 2
+
+
+def test_points_noise_and_photons_are_no_outliers():
+    rng, stars = np.random.default_rng(0), np.zeros((SIDE, SIDE))
+    stars[rng.random(stars.shape) < 0.005] = 20
+    stars, _ = simulate_blur(stars, PSF)
+    noisy = stars + rng.normal(0, 0.01, stars.shape)
+    photons = rng.poisson(100 * stars.clip(0)) / 100
+    for image in (NOISY / 255, BLURRED / 255, stars, noisy, photons):
+        assert not find_outliers(image[None], PSF).any()
+
+
+def test_what_cannot_be_told_from_outliers_stays():
+    point = np.zeros((1, 32, 32))
+    point[0, 16, 16] = 1
+    assert not find_outliers(point, PSF).any()
+    scattered = np.random.default_rng(0).random(NOISY.shape) < 0.03
+    assert not find_outliers((BLURRED / 255 + 9 * scattered)[None], PSF).any()
+    line = np.full((1, 9), 1 / 9, np.float32)
+    hot = NOISY[None] / 255
+    hot[0, 40, 40] = 9
+    assert not find_outliers(hot, line).any()
+    assert find_outliers(hot, PSF).sum() == 1
+
+
+def test_dead_regions_do_not_lower_the_noise_level():
+    noise = np.random.default_rng(0).normal(0.3, 0.05, (SIDE, SIDE))
+    noise[: SIDE * 3 // 4] = 0.1
+    assert wavelet_sigma(torch.from_numpy(noise)[None, None]) == pytest.approx(0.05, rel=0.1)
