@@ -31,6 +31,15 @@ def test_hot_and_dead_pixels_are_masked(value):
     assert result.noise_sigma == pytest.approx(2, rel=0.2)
 
 
+def test_saturated_hot_pixels_beside_edges_and_each_other_are_masked():
+    bad = np.random.default_rng(1).random(NOISY.shape) < 0.003
+    bad[60, 60:62] = True
+    found = find_outliers(np.where(bad, 255, NOISY)[None] / 255, PSF)[0]
+    assert not (found & ~bad).any()
+    # On a ground that is nearly as bright, they do not show, and do no harm.
+    assert (found[bad & (NOISY < 200)]).mean() > 0.95
+
+
 def test_pixels_that_the_user_masks_are_not_counted():
     bad = np.zeros(NOISY.shape, bool)
     bad[40, 50] = bad[90, 20] = True
@@ -51,6 +60,19 @@ def test_points_noise_and_photons_are_no_outliers():
     photons = rng.poisson(100 * stars.clip(0)) / 100
     for image in (NOISY / 255, BLURRED / 255, stars, noisy, photons):
         assert not find_outliers(image[None], PSF).any()
+
+
+def test_few_photons_are_no_outliers():
+    rng, points = np.random.default_rng(0), np.zeros((256, 256))
+    points[tuple(rng.integers(0, 256, (2, 60)))] = rng.uniform(0.2, 1, 60)
+    points, _ = simulate_blur(points, PSF)
+    for photons, most in ((5, 1), (20, 0)):
+        counts = rng.poisson(photons * points.clip(0) / points.max()) / photons
+        noisy = counts + rng.normal(0, 0.3 / photons, counts.shape)
+        result = deblur(noisy, PSF, iterations=1)
+        assert result.settings["masked"] <= most
+        noisy[40, 50] = 40
+        assert deblur(noisy, PSF, iterations=1).settings["masked"] == result.settings["masked"] + 1
 
 
 def test_what_cannot_be_told_from_outliers_stays():

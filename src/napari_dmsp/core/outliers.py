@@ -7,16 +7,24 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import rank_filter
+from scipy.stats import chi2
 
 from .data import FLOOR
 from .noise import MAD, wavelet_sigma
 
-# Least height of an outlier, in units of the noise, and the most of the pixels that are some.
-LEAST_HEIGHT, MOST_OUTLIERS = 8.0, 0.01
+# Least height of an outlier, in units of the noise, the most of the pixels that are some, and how
+# often they are looked for.
+LEAST_HEIGHT, MOST_OUTLIERS, PASSES = 7.0, 0.02, 3
+# The same in units of how much the ground around it varies.
+LEAST_SPREADS = 2.0
 # Point spread functions that are sharper leave nothing to tell outliers by.
 MOST_SHARPNESS = 0.7
 # Pixels on either side by which the ground below an outlier is known.
 REACH = 2
+# Least light by which it is told how noise grows with light, in units of the noise in the dark.
+LEAST_LIGHT = 2.0
+# The same where the noise of a few photons shows, and hot pixels do not yet.
+QUANTILE = 0.75
 # The neighbours of a pixel, and the rank of the third brightest of them: two may be hot as well.
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 THIRD = 5
@@ -28,7 +36,7 @@ def find_outliers(values: Plane, psf: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Find hot and dead pixels of a blurred image.
 
     A pixel is one where it rises from its neighbours more sharply than the image of a point does,
-    by much more than the noise. Where these are more than 1 % of the pixels, the point spread
+    by much more than the noise. Where these are more than 2 % of the pixels, the point spread
     function is wrong rather than the pixels, and there are none.
 
     Parameters
@@ -51,14 +59,35 @@ def find_outliers(values: Plane, psf: NDArray[np.float32]) -> NDArray[np.bool_]:
     if sharpness > MOST_SHARPNESS:
         return none
     sigma = max(wavelet_sigma(torch.from_numpy(values)[None]), FLOOR)
-    found = [_hot(plane, sigma, sharpness) | _hot(-plane, sigma, sharpness) for plane in values]
-    outliers = np.stack(found)
+    # Few photons make single pixels bright.
+    slope = _photon_slope(values, sigma)
+    outliers, rest = none.copy(), values.copy()
+    # Those beside others show once these are gone.
+    for _ in range(PASSES):
+        noise = np.sqrt(sigma**2 + slope * rest.clip(0))
+        for plane, level, found in zip(rest, noise, outliers, strict=True):
+            new = _hot(plane, level, sharpness) | _hot(-plane, level, sharpness)
+            if new.any():
+                plane[new] = _heights(plane, np.argwhere(new))[1]
+                found |= new
     # A lone point is all that an image may have.
     alone = not np.ptp(values[~outliers])
     return none if alone or outliers.mean() > MOST_OUTLIERS else outliers
 
 
-def _hot(plane: Plane, sigma: float, sharpness: float) -> NDArray[np.bool_]:
+def _photon_slope(values: Plane, sigma: float) -> float:
+    """Return by how much light makes the variance of the noise grow, where there is light."""
+    height, width = (size // 2 * 2 for size in values.shape[1:])
+    a, b, c, d = (values[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
+    light = (a + b + c + d) / 4
+    lit = light > LEAST_LIGHT * sigma
+    if not lit.any():
+        return 0.0
+    share = (a - b - c + d)[lit] ** 2 / 4 / light[lit]
+    return float(np.quantile(share, QUANTILE) / chi2.ppf(QUANTILE, 1))
+
+
+def _hot(plane: Plane, sigma: Plane, sharpness: float) -> NDArray[np.bool_]:
     """Find pixels that are too bright."""
     hot = plane - _third(plane) > LEAST_HEIGHT * sigma
     places = np.argwhere(hot)
@@ -66,7 +95,7 @@ def _hot(plane: Plane, sigma: float, sharpness: float) -> NDArray[np.bool_]:
         return hot
     height, ground, spread = _heights(plane, places)
     least = (1 + sharpness) / 2 * (plane[hot] - ground)
-    hot[hot] = (height > least) & (height > LEAST_HEIGHT * spread)
+    hot[hot] = (height > least) & (height > LEAST_SPREADS * spread)
     return hot
 
 
