@@ -714,10 +714,10 @@ def test_the_shell_says_what_it_keeps_of_a_stack(tmp_path, ome, monkeypatch):
     path, _ = ome()
     out, write = tmp_path / "out.zarr", output.ZarrSink.write
 
-    def interrupt(sink, window, block):
+    def interrupt(sink, window, *blocks):
         if window[1].start == 2:
             raise KeyboardInterrupt
-        write(sink, window, block)
+        write(sink, window, *blocks)
 
     monkeypatch.setattr(output.ZarrSink, "write", interrupt)
     arguments = ("--psf", "gaussian:1", "--iterations", 1)

@@ -41,6 +41,8 @@ from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore
 from .settings import Settings
 
 ZARR = ".zarr"
+# Formats that hold real numbers.
+FLOATS = {ZARR, ".npy", ".tif", ".tiff"}
 
 Watch = Callable[[Plan, Event], None]
 
@@ -57,17 +59,30 @@ class Files:
     sidecar: Path | None = None
     # Where the point spread function goes; those found in the planes of a stack as a stack.
     psf: Path | None = None
+    # Where the error of the result goes.
+    error: Path | None = None
 
     @classmethod
-    def of(cls, source: Path, image: Path, sidecar: bool, psf: Path | None = None) -> Files:
-        """Name the sidecar after the image."""
+    def of(
+        cls,
+        source: Path,
+        image: Path,
+        sidecar: bool,
+        psf: Path | None = None,
+        uncertainty: bool = False,
+    ) -> Files:
+        """Name the sidecar and the error after the image."""
         record = name_beside(image, ".json") if sidecar else None
-        return cls(source, image, record, psf)
+        # Errors are no whole numbers, which is all that most formats hold.
+        suffix = image.suffix if image.suffix.lower() in FLOATS else ".tif"
+        error = image.with_name(f"{image.stem}_uncertainty{suffix}") if uncertainty else None
+        return cls(source, image, record, psf, error)
 
     @property
     def outputs(self) -> list[Path]:
         """All that is written."""
-        return [path for path in (self.image, self.sidecar, self.psf) if path is not None]
+        found = (self.image, self.error, self.sidecar, self.psf)
+        return [path for path in found if path is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +132,8 @@ class Task:
         if restored.stopped and not restored.planes:
             raise KeyboardInterrupt("Stopped before anything was restored: nothing was written.")
         write_image(files.image, picture.with_pixels(restored.image))
+        if files.error is not None and restored.error is not None:
+            write_image(files.error, picture.with_pixels(restored.error))
         if files.sidecar is not None:
             about = describe_planes([None if r is None else r.to_dict() for r in results])
             stopped = {"stopped": True} if restored.stopped else {}
@@ -139,7 +156,11 @@ class Task:
         if self.settings.makes_colour:
             colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
             form = replace(picture, pixels=colours)
-        check_output(files.image, form, dtype, [files.source, *self.named], self.overwrite)
+        named = [files.source, *self.named]
+        check_output(files.image, form, dtype, named, self.overwrite)
+        if files.error is not None:
+            floats = np.dtype(np.float32)
+            check_output(files.error, form, floats, [*named, files.image], self.overwrite)
         self.check_extra(files)
 
     def check_extra(self, files: Files) -> None:
@@ -183,7 +204,8 @@ def plan_batch(
     for source in find_images(sources):
         suffix = fitting_suffix(source, task.floats, task.settings.makes_colour)
         kernel = None if kernels is None else kernels / f"{source.stem}.tif"
-        batch.append(Files.of(source, folder / f"{source.stem}{suffix}", sidecar, kernel))
+        image = folder / f"{source.stem}{suffix}"
+        batch.append(Files.of(source, image, sidecar, kernel, task.settings.uncertainty))
     _check_distinct(batch, task.named)
     return batch
 

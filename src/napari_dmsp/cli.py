@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -328,10 +329,11 @@ def _restore(
         named=tuple(path for path in named if path.is_file()),
         record={"working_directory": str(Path.cwd()), "options": record},
     )
+    files_of = partial(batch.Files.of, uncertainty=task.settings.uncertainty)
     if batch.is_stack(sources, target):
         if len(sources) > 1:
             raise DmspError(f"{target} is for one stack, not for {len(sources)} inputs.")
-        files = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
+        files = files_of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
         batch.restore_stack(task, files, scheduler, planes, chunks)
         typer.echo("\n".join(map(on_one_line, files.outputs)))
         return
@@ -345,7 +347,7 @@ def _restore(
         if batch.restore_batch(task, plan):
             raise typer.Exit(1)
         return
-    single = batch.Files.of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
-    results = task.restore(single, batch.Bar().show)
+    files = files_of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
+    results = task.restore(files, batch.Bar().show)
     said = batch.summarize(results, task.settings.noise is not None)
-    typer.echo("\n".join([said, *map(on_one_line, single.outputs)]))
+    typer.echo("\n".join([said, *map(on_one_line, files.outputs)]))

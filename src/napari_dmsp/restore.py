@@ -61,7 +61,8 @@ def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Re
     plan = Plan.of(settings, stack, axes)
     restored = restore_array(plan, callback)
     planes = [restored.planes.get(plane) for plane in plan.axes.planes]
-    return Restoration.of_planes(restored.image, planes, not settings.blind)
+    shared = not settings.blind
+    return Restoration.of_planes(restored.image, planes, shared, restored.error)
 
 
 def _signature(kind: type[Settings]) -> inspect.Signature:

@@ -219,6 +219,16 @@ class Settings:
         choices=METHODS,
         metavar="annealed|sgd",
     )
+    uncertainty: bool = option(
+        False,
+        "Whether to say how far to trust the result: one standard deviation of the error of every "
+        "pixel. It takes twice the time.",
+        "bool",
+        label="Error map",
+        flag="--uncertainty/--no-uncertainty",
+        more="It is the ``error`` of the result.",
+        folded=False,
+    )
     iterations: int | None = option(
         None,
         "Evaluations of the prior; the time grows with it.",
@@ -275,6 +285,10 @@ class Settings:
         """Raise a `DmspError` for values that suit no image."""
         if self.method not in METHODS:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
+        if self.uncertainty and self.method == "sgd":
+            raise DmspError(
+                f"uncertainty={self.uncertainty} is not for method='sgd'; use 'annealed'."
+            )
         count = self.iterations
         if count is not None and (
             isinstance(count, bool)

@@ -353,3 +353,32 @@ def test_many_runs_leave_nothing_behind(qtbot, viewer, fake_prior, grey_image):
     assert threads_after <= threads
     # In kilobytes; in bytes on macOS.
     assert after - before < 20_000 * (1024 if sys.platform == "darwin" else 1)
+
+
+def test_error_map_is_a_hidden_layer_in_the_place_of_the_result(viewer, restore, fake_prior):
+    planes = np.random.default_rng(0).random((3, 40, 48)).astype(np.float32)
+    layer = viewer.add_image(planes, name="stack", scale=(3, 2, 2), translate=(0, 5, 5))
+    panel = restore("Deblur", error_map=True, planes=(0,))
+    result, errors = viewer.layers["stack deblurred"], viewer.layers["stack deblurred error"]
+    assert not errors.visible
+    assert errors.data.shape == result.data.shape == planes.shape
+    assert errors.data.dtype == np.float32
+    assert np.isfinite(errors.data).all()
+    assert_array_equal(errors.scale, result.scale)
+    assert_array_equal(errors.translate, result.translate)
+    assert viewer.layers.selection.active is not errors
+    assert "uncertainty=True" in panel.script
+    assert layer.data is planes
+
+
+def test_error_map_of_colours_is_grey(viewer, restore, fake_prior):
+    image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    viewer.add_image(image, name="photo", rgb=True)
+    restore("Super-resolution", error_map=True)
+    errors = viewer.layers["photo enlarged error"]
+    assert errors.data.shape == (80, 96)
+    assert not errors.rgb
+    assert_array_equal(errors.scale, viewer.layers["photo enlarged"].scale)
+    viewer.add_image(image[..., 0].astype(float), name="raw")
+    restore("Demosaic", error_map=True)
+    assert viewer.layers["raw demosaiced error"].data.shape == (40, 48)

@@ -40,7 +40,7 @@ YES_OR_NO = {AUTO: None, "yes": True, "no": False}
 # Text of a choice that waits for the user.
 CHOOSE = "choose …"
 # Names of widgets that are not those of their options in Python.
-NAMES = {"iterations": "evaluations"}
+NAMES = {"iterations": "evaluations", "uncertainty": "error_map"}
 
 # Patterns of sentences of the core, and what a panel says in their stead.
 WORDS = {

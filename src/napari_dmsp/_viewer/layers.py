@@ -148,7 +148,7 @@ class Selection:
         options = self.layer_options
         rgb = self.in_colour(block)
         if rgb:
-            options = {k: v for k, v in options.items() if k not in _GREY_OPTIONS}
+            options = {k: v for k, v in options.items() if k not in GREY_OPTIONS}
         # Pixels are where their centres are: those of smaller ones lie nearer to the edge.
         return options | {
             "rgb": rgb,
@@ -157,7 +157,7 @@ class Selection:
         }
 
 
-_GREY_OPTIONS = ("colormap", "contrast_limits", "gamma")
+GREY_OPTIONS = ("colormap", "contrast_limits", "gamma")
 
 
 def select(
@@ -410,5 +410,5 @@ def _layer_options(layer: Image) -> dict[str, Any]:
         "axis_labels": layer.axis_labels,
     }
     if not layer.rgb:
-        options |= {name: getattr(layer, name) for name in _GREY_OPTIONS}
+        options |= {name: getattr(layer, name) for name in GREY_OPTIONS}
     return options

@@ -569,6 +569,7 @@ class RunPanel(Panel):
         assert self._call is not None
         assert self._result is not None
         self._result.show(done.plane, done.block, done=True)
+        self._result.keep_error(done.plane, done.error)
         self._done[self._call.selection.planes[done.plane]] = done.about
         if done.about is None:
             return
@@ -600,6 +601,7 @@ class RunPanel(Panel):
             self._say(in_panel_words(outcome.error or "Cancelled.", self.kind))
             return None
         layer = self._result.settle()
+        self._result.add_errors()
         if self._psfs:
             active = self._viewer.layers.selection.active
             name = f"{self._result.name} PSF"

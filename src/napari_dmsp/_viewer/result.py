@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .layers import renew
+from .layers import GREY_OPTIONS, renew
 from .script import Call, Steps, opacity
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Result:
         self._in_turns, self._old = in_turns, old
         self._data: NDArray[Any] | None = None
         self._done: set[Steps] = set()
+        self._errors: dict[int, NDArray[np.float32]] = {}
         self.layer: Image | None = None
 
     @property
@@ -66,6 +67,27 @@ class Result:
         elif first or done:
             options = selection.options_for(block) | {"name": self.name}
             self.layer = self._renewed(options) or self._new(options)
+
+    def keep_error(self, plane: int, error: NDArray[np.float32] | None) -> None:
+        """Keep the error of a plane for `add_errors`."""
+        if error is not None:
+            self._errors[plane] = error
+
+    def add_errors(self) -> None:
+        """Add a hidden layer with the error of all planes where it is known."""
+        if not self._errors or self._data is None:
+            return
+        call, ndim = self._call, self._call.selection.layer.ndim
+        data = np.full(self._data.shape[:ndim], np.nan, np.float32)
+        for plane, error in self._errors.items():
+            data[call.plan.parts[plane].target[:ndim]] = error
+        options = call.selection.options_for(error)
+        options = {k: v for k, v in options.items() if k not in GREY_OPTIONS}
+        active = self._viewer.layers.selection.active
+        self._viewer.add_image(
+            data, **options | {"name": f"{self.name} error", "visible": False, "rgb": False}
+        )
+        self._viewer.layers.selection.active = active
 
     def settle(self) -> Image | None:
         """Give the data their final type, once all planes are done; return the layer, if shown."""

@@ -135,6 +135,14 @@ class Call:
         low, high = record["background"], record["white"]
         return np.clip((block - low) / (high - low), 0, 1)
 
+    def convert_error(self, error: NDArray[Any], record: dict[str, Any]) -> NDArray[np.float32]:
+        """Return the error of a converted plane; of colours, the root of their mean square."""
+        if self.settings.makes_colour:
+            error = error / (record["white"] - record["background"])
+        if self.selection.in_colour(error):
+            error = np.sqrt(np.square(error).mean(-1))
+        return error.astype(np.float32)
+
     def conversion_code(self, record: dict[str, Any], result: NDArray[Any]) -> list[str]:
         """Write down what becomes of a restored plane; the array of the result gives the type."""
         lines, selection = [], self.selection

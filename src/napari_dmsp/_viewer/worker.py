@@ -62,6 +62,8 @@ class Done:
     about: dict[str, Any] | None = None
     # The point spread function used or found.
     psf: NDArray[np.float32] | None = None
+    # One standard deviation of the error of the plane, of colours together; None if not wanted.
+    error: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,10 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
             assert block is not None
             about = restoration.to_dict() | {"stopped": event.stopped, "planned": total}
             block = _shown(call, block, restoration.settings)
-            yield Done(event.part.number, block, about, restoration.psf)
+            error = None
+            if event.error is not None:
+                error = call.convert_error(event.error, restoration.settings)
+            yield Done(event.part.number, block, about, restoration.psf, error)
         elif isinstance(event, Kept):
             assert event.block is not None
             yield Done(event.part.number, _shown(call, event.block, None))

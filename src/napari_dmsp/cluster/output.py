@@ -6,11 +6,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import numpy as np
 import zarr
 
 from ..core.job import describe_planes
@@ -48,7 +49,8 @@ def write(
     array : dask.array.Array
         From `deblur` and its like; or any other, which is written at once.
     path : str or Path
-        The folder to write, ``*.zarr``. Beside it, ``*.zarr.progress`` notes what is done, until
+        The folder to write, ``*.zarr``; with ``uncertainty=True``, the error of ``out.zarr`` goes
+        to ``out_uncertainty.zarr``. Beside it, ``*.zarr.progress`` notes what is done, until
         all is.
     like : Stack or path, optional
         The source, whose axes and pixel size the result gets as OME-Zarr; pixels are smaller where
@@ -88,20 +90,26 @@ def write(
     order = ome_order(axes) if axes else list(range(array.ndim))
     axes = tuple(axes[i] for i in order) if axes else ()
     output = _Output(path, array, tuple(order), axes, 3 if like is None else like.zarr_format)
-    output.check(overwrite)
-    if not output.begun:
-        output.create()
     plan = plan_of(array)
+    # The result is the last: what it notes as done, the error has too.
+    outputs = [output.of_error()] if plan is not None and plan.task.uncertainty else []
+    outputs.append(output)
+    for each in outputs:
+        each.check(overwrite)
+    for each in outputs:
+        if not each.begun:
+            each.create()
     if plan is None:
         whole = da.transpose(array, order)
         da.store(whole, output.target, **({} if client is None else {"scheduler": client}))
         record = about or {}
     else:
         notes = _Notes(output.notes, plan)
-        _fill(plan, output, notes, client, progress)
+        _fill(plan, outputs, notes, client, progress)
         record = (about or {}) | notes.record(() if like is None else like.warnings)
     record = json.loads(json.dumps(record), parse_constant=lambda _: None)
-    output.finish(record)
+    for each in outputs:
+        each.finish(record)
     return record
 
 
@@ -118,14 +126,15 @@ def _result_axes(like: Stack, shape: tuple[int, ...]) -> tuple[Axis, ...]:
 
 def _fill(
     plan: Plan,
-    output: _Output,
+    outputs: Sequence[_Output],
     notes: _Notes,
     client: Any,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Restore what is missing."""
     total = len(groups(plan)) + len(plan.parts)
-    sink = ZarrSink(output.target, output.order)
+    *error, output = outputs
+    sink = ZarrSink(output.target, output.order, *(each.target for each in error))
     left_out: list[LeftOut] = []
 
     def show() -> None:
@@ -161,14 +170,19 @@ def _fill(
 
 @dataclass(frozen=True, eq=False)
 class ZarrSink:
-    """A zarr array whose axes have another ``order``."""
+    """A zarr array whose axes have another ``order``, and one for its error where it is wanted."""
 
     target: Any
     order: tuple[int, ...]
+    error: Any = None
 
-    def write(self, window: Window, block: Pixels) -> None:
+    def write(self, window: Window, block: Pixels, error: Pixels | None = None) -> None:
         """Write a window."""
-        self.target[tuple(window[i] for i in self.order)] = block.transpose(self.order)
+        place = tuple(window[i] for i in self.order)
+        # The error first: what is in the result is whole.
+        if self.error is not None and error is not None:
+            self.error[place] = error.transpose(self.order)
+        self.target[place] = block.transpose(self.order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +194,11 @@ class _Output:
     order: tuple[int, ...]
     axes: Sequence[Axis]
     zarr_format: ZarrFormat
+
+    def of_error(self) -> _Output:
+        """Return where the error of the result goes: beside it, OUT_uncertainty.zarr."""
+        path = self.path.with_name(f"{self.path.stem}_uncertainty{self.path.suffix}")
+        return replace(self, path=path, array=self.array.astype(np.float32))
 
     @property
     def notes(self) -> Path:

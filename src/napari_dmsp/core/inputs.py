@@ -81,6 +81,10 @@ class Units:
         array = values[0] if self.axis is None else np.moveaxis(values, 0, self.axis)
         return np.ascontiguousarray(array, dtype=np.float32)
 
+    def to_widths(self, x: Tensor) -> NDArray[np.float32]:
+        """Do the same for differences, such as errors, which no black is added to."""
+        return replace(self, low=0.0).to_array(x)
+
 
 @dataclass(frozen=True)
 class Reference:

@@ -33,6 +33,7 @@ from .solvers import (
     descend,
 )
 from .tiling import Tiled, bytes_per_pixel
+from .uncertainty import deviation, simulate
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,8 @@ class Problem:
     view: View | None = None
     start: Tensor | None = None
     least: float = -math.inf
+    # Makes such a first estimate for another observation.
+    restart: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def of(
@@ -102,9 +105,34 @@ class Problem:
         return Reference(given.units, given.fluorescence, self.shot, encoding)
 
     def states(self, given: Input, generator: torch.Generator) -> Iterator[State]:
-        """Run the solver that the user chose."""
+        """Run the solver that the user chose; then once more for the error, if it is wanted."""
         schedule = replace(self.schedule, iterations=evaluations(given, self.schedule))
-        data = self._data(given)
+        if not given.options.uncertainty:
+            yield from self._solve(given, schedule, self._data(given), generator)
+            return
+        total = 2 * schedule.iterations
+        for state in self._solve(given, schedule, self._data(given), generator):
+            yield replace(state, total=total)
+        assert state.whole is not None
+        sigma = state.noise_sigma * self.slope
+        y = simulate(self.data, state.whole, sigma, generator)
+        start = None if self.restart is None else self.restart(y)
+        again = replace(self, data=replace(self.data, y=y), start=start)
+        data = again.data.within(sigma, sigma)
+        # What is shown stays the estimate.
+        for replicate in again._solve(given, schedule, data, generator):
+            evaluation = schedule.iterations + replicate.evaluation
+            yield replace(state, evaluation=evaluation, total=total)
+        error = torch.hypot(
+            schedule.error_factor * deviation(replicate.image - state.image),
+            torch.tensor(schedule.error_floor * state.noise_sigma).to(state.image),
+        )
+        yield replace(state, evaluation=total, total=total, error=error)
+
+    def _solve(
+        self, given: Input, schedule: Schedule, data: Gaussian, generator: torch.Generator
+    ) -> Iterator[State]:
+        """Run the solver that the user chose, once."""
         if given.literal:
             level = given.model.noise_sigma or DAE_SIGMA
             bounds = given.units.bounds
@@ -163,6 +191,9 @@ class Restoration:
     planes : tuple
         Of a stack, the restorations of its planes without their images, the last axis fastest; None
         for constant planes, which stay as they are, and for those not reached. Of a plane, nothing.
+    error : ndarray or None
+        One standard deviation of the error of every pixel of the image, in its units, float32, if
+        ``uncertainty`` was asked for.
     """
 
     image: NDArray[np.float32]
@@ -173,10 +204,15 @@ class Restoration:
     settings: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     planes: tuple[Restoration | None, ...] = ()
+    error: NDArray[np.float32] | None = None
 
     @classmethod
     def of_planes(
-        cls, image: NDArray[np.float32], planes: Sequence[Restoration | None], shared_psf: bool
+        cls,
+        image: NDArray[np.float32],
+        planes: Sequence[Restoration | None],
+        shared_psf: bool,
+        error: NDArray[np.float32] | None = None,
     ) -> Restoration:
         """Put the restorations of planes together to that of a stack."""
         found = [plane for plane in planes if plane is not None]
@@ -191,14 +227,19 @@ class Restoration:
             about["settings"],
             tuple(dict.fromkeys(text for plane in found for text in plane.warnings)),
             tuple(planes),
+            error,
         )
+
+    def without_arrays(self) -> Restoration:
+        """Return the same without the image and its error."""
+        return replace(self, image=np.empty(0, np.float32), error=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON."""
         if self.planes:
             return describe_planes([None if p is None else p.to_dict() for p in self.planes])
-        values = asdict(replace(self, image=np.empty(0, np.float32), psf=None))
-        kept = {k: v for k, v in values.items() if k not in ("image", "psf", "planes")}
+        values = asdict(replace(self.without_arrays(), psf=None))
+        kept = {k: v for k, v in values.items() if k not in ("image", "psf", "planes", "error")}
         return kept | {"warnings": list(self.warnings)}
 
 
@@ -289,6 +330,9 @@ class Job:
         if isinstance(denoiser, Tiled) and denoiser.tile != tile:
             tile = denoiser.tile
             self.warnings.append(f"Memory ran out: the prior took tiles of {tile} pixels.")
+        error = None if state.error is None else self._input.units.to_widths(state.error)
+        if error is None and self.settings["uncertainty"]:
+            self.warnings.append("The run was stopped before the error map was made.")
         return Restoration(
             image=state.array(),
             psf=None if state.psf is None else state.psf.cpu().float().numpy(),
@@ -297,6 +341,7 @@ class Job:
             seconds=seconds,
             settings=self.settings | {"tile": tile},
             warnings=tuple(dict.fromkeys(self.warnings)),
+            error=error,
         )
 
 
@@ -312,10 +357,10 @@ def prepare(settings: dict[str, Any], given: Input, problem: Problem) -> Job:
     problem : Problem
         The degradation.
     """
-    total = evaluations(given, problem.schedule)
+    count = evaluations(given, problem.schedule)
     return Job(
-        total,
-        settings | describe(given, total),
+        (1 + given.options.uncertainty) * count,
+        settings | describe(given, count),
         problem.reference(given),
         given,
         partial(problem.states, given),
@@ -348,6 +393,7 @@ def describe(given: Input, iterations: int) -> dict[str, Any]:
         "noise_sigma": asdict(noise) if isinstance(noise, Photons) else noise,
         "masked": 0 if given.kept is None else int((given.kept == 0).sum()),
         "method": options.method,
+        "uncertainty": options.uncertainty,
         "iterations": iterations,
         "background": given.units.low,
         "seed": options.seed,

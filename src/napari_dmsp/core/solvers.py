@@ -60,11 +60,20 @@ class Schedule:
     # First and last noise level that `descend` assumes where none is given; by default it follows
     # eq. 21, which says nothing about operators that pass all detail.
     sgd_noise: tuple[float, float] | None = None
+    # By how much the error is larger than what a replicate differs by, see `uncertainty`; and its
+    # least part of the noise level: what is fainter than the noise may be missing anywhere.
+    error_factor: float = 1.0
+    error_floor: float = 0.0
 
 
-BLURRED = Schedule()
+BLURRED = Schedule(error_factor=3.2)
 FLUORESCENCE = Schedule(
-    iterations=FLUORESCENCE_EVALUATIONS, kappa=0.2, momentum=0.7, denoise_last=True
+    iterations=FLUORESCENCE_EVALUATIONS,
+    kappa=0.2,
+    momentum=0.7,
+    denoise_last=True,
+    error_factor=1.85,
+    error_floor=0.3,
 )
 # Where detail was left, the smoothing must stay wide enough to see the artefacts of sampling.
 SHARP = Schedule(
@@ -73,9 +82,16 @@ SHARP = Schedule(
     end_ratio=1.0,
     kappa=0.23,
     sgd_noise=(DAE_SIGMA, 0.0),
+    error_factor=9.1,
 )
 # Most of the pixels are known: the noise is seen best by smoothing less than it is wide.
-MOSAIC = Schedule(sigma_start=12 / 255, end_ratio=0.5, kappa=0.23, sgd_noise=(2.5 / 255, 1 / 255))
+MOSAIC = Schedule(
+    sigma_start=12 / 255,
+    end_ratio=0.5,
+    kappa=0.23,
+    sgd_noise=(2.5 / 255, 1 / 255),
+    error_factor=2.4,
+)
 
 
 def _plain(x: Tensor) -> NDArray[np.float32]:
@@ -98,6 +114,10 @@ class State:
         Root mean square of ``A x - y``, weighted as the samples are.
     psf : Tensor, optional
         The point spread function, given or estimated so far, (kh, kw); None where there is none.
+    whole : Tensor, optional
+        The unknown image of the operator, of which ``image`` is the frame.
+    error : Tensor, optional
+        One standard deviation of the error of ``image``; None until it is known.
     """
 
     image: Tensor
@@ -106,6 +126,8 @@ class State:
     noise_sigma: float
     residual: float
     psf: Tensor | None = None
+    whole: Tensor | None = field(default=None, repr=False)
+    error: Tensor | None = field(default=None, repr=False)
     to_array: Callable[[Tensor], NDArray[np.float32]] = field(default=_plain, repr=False)
 
     def array(self) -> NDArray[np.float32]:
@@ -178,7 +200,8 @@ def anneal(
             if math.isfinite(least) and evaluation < count:
                 x = x.clamp(min=least)
         residual = data.residual(error)
-        state = State(data.operator.crop(x), evaluation, count, data.sigma, residual)
+        frame = data.operator.crop(x)
+        state = State(frame, evaluation, count, data.sigma, residual, whole=x)
         data = data.updated(error, energy * sigma**2)
         # The next evaluation needs its memory.
         del error

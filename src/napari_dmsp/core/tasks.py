@@ -259,11 +259,13 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
         psf = torch.from_numpy(kernel).to(given.observed)
         operator = Convolution(psf, given.shape)
         line = _line(given, shot_line)
-        start = first_estimate(operator, given.observed, given.kept, line)
+        first = partial(first_estimate, operator, kept=given.kept, line=line)
+        start = first(given.observed)
         if given.reference is None:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
             line = None if line is None else line.divided(range_)
+            first = partial(first_estimate, operator, kept=given.kept, line=line)
         problem = Problem.of(given, operator, VOLUME, line, operator.forward(start))
         problem = replace(
             problem,
@@ -271,6 +273,7 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
             psf=psf,
             view=Slices(operator),
             start=start,
+            restart=first,
             least=given.least,
         )
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
@@ -300,6 +303,7 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         # The published descent ends with both; only colours need a second one.
         search = int(given.options.iterations or SGD_BLIND)
         finish = finish if given.observed.shape[1] == 3 else 0
+    total = search + (1 + given.options.uncertainty) * finish
     grey = _luminance(given.observed)
     model = given.model
     if model.channels == 3:
@@ -314,16 +318,16 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         else:
             found = search_blind(grey, psf_size, model, generator=generator)
         for state in found:
-            yield replace(state, image=state.image.expand_as(given.observed), total=search + finish)
+            yield replace(state, image=state.image.expand_as(given.observed), total=total)
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             problem = _blur_problem(given, kernel, BLURRED)
             problem = replace(problem, doubt=KERNEL_NOISE)
             for step in problem.states(given, generator):
-                yield replace(step, evaluation=search + step.evaluation, total=search + finish)
+                yield replace(step, evaluation=search + step.evaluation, total=total)
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
-    return Job(search + finish, settings, Reference(given.units, given.fluorescence), given, steps)
+    return Job(total, settings, Reference(given.units, given.fluorescence), given, steps)
 
 
 def _luminance(observed: Tensor) -> Tensor:

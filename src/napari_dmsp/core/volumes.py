@@ -25,7 +25,13 @@ FIRST_STEPS, GREATEST_CHANGE = 8, 20.0
 HEADROOM = 2.0
 
 VOLUME = Schedule(
-    iterations=VOLUME_EVALUATIONS, kappa=0.2, momentum=0.7, steps=(20,), most_steps=20
+    iterations=VOLUME_EVALUATIONS,
+    kappa=0.2,
+    momentum=0.7,
+    steps=(20,),
+    most_steps=20,
+    error_factor=1.55,
+    error_floor=0.3,
 )
 
 

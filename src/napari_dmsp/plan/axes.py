@@ -38,8 +38,8 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where restored pixels go; it may be sent to another process."""
 
-    def write(self, window: Window, block: Pixels) -> None:
-        """Write a window of the result."""
+    def write(self, window: Window, block: Pixels, error: Pixels | None = None) -> None:
+        """Write a window of the result, and of its error where that is wanted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ def forecast(plan: Plan) -> Forecast:
     return Forecast(
         planes,
         sum(heights) * sum(widths) * depth * planes / 1e6,
-        _count_evaluations(plan),
+        (1 + task.uncertainty) * _count_evaluations(plan),
         BASE_BYTES + memory,
         math.prod(len(spans(n, tile or n)) for n in largest),
     )

@@ -81,6 +81,8 @@ class Done:
     block: Pixels | None = None
     # Whether the user ended it early.
     stopped: bool = False
+    # The error of the block; None where it is not wanted, or the user ended it before.
+    error: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,10 @@ class Work:
         inner = image[self.part.crop]
         return self.read.axes.unflatten(fit_dtype(inner, self.dtype))
 
+    def error_block(self, error: Pixels | None) -> Pixels | None:
+        """Return the part of a window's error as it is written."""
+        return None if error is None else self.read.axes.unflatten(error[self.part.crop])
+
     def constant_block(self, value: Pixels) -> Pixels:
         """Return a part all of whose pixels are alike, of which nothing is to be restored."""
         axes = self.read.axes
@@ -180,10 +186,10 @@ class Work:
         plane = np.broadcast_to(value if len(size) > axes.space else value[0], size)
         return self.read.axes.unflatten(fit_dtype(plane.astype(np.float64), self.dtype))
 
-    def written(self, block: Pixels) -> Pixels:
-        """Write a block, if there is where, and return it."""
+    def written(self, block: Pixels, error: Pixels | None = None) -> Pixels:
+        """Write a block and its error, if there is where, and return the block."""
         if self.sink is not None:
-            self.sink.write(self.part.target, block)
+            self.sink.write(self.part.target, block, error)
         return block
 
 
@@ -209,7 +215,9 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
         return
     if job is None:
         assert value is not None
-        yield Kept(part, work.written(work.constant_block(value)))
+        block = work.constant_block(value)
+        exact = np.zeros(block.shape, np.float32) if work.task.uncertainty else None
+        yield Kept(part, work.written(block, exact))
         return
     yield Begun(part, job)
     begin, states, state, stopped = time.perf_counter(), job.states(), None, False
@@ -227,7 +235,8 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
     if token is not None:
         token.check()
     restoration = job.result(state, time.perf_counter() - begin)
-    yield Done(part, restoration, work.written(work.block(restoration.image)), stopped)
+    block, widths = work.block(restoration.image), work.error_block(restoration.error)
+    yield Done(part, restoration, work.written(block, widths), stopped, widths)
 
 
 def run_on(
@@ -267,16 +276,14 @@ def _finish(work: Work, token: Token) -> Ended:
     for event in restore_part(work, token):
         ended = event
     if isinstance(ended, Done):
-        bare = _without_image(ended.restoration)
-        return replace(ended, restoration=bare, block=None if work.sink else ended.block)
+        bare = ended.restoration.without_arrays()
+        if work.sink is not None:
+            return replace(ended, restoration=bare, block=None, error=None)
+        return replace(ended, restoration=bare)
     if isinstance(ended, Kept) and work.sink is not None:
         return replace(ended, block=None)
     assert isinstance(ended, Kept | LeftOut)
     return ended
-
-
-def _without_image(restoration: Restoration) -> Restoration:
-    return replace(restoration, image=np.empty(0, np.float32))
 
 
 def _submitted(
@@ -322,13 +329,16 @@ def interruptible(token: Token | None) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class ArraySink:
-    """An array in memory that is written."""
+    """An array in memory that is written, and one for its error where that is wanted."""
 
     array: Pixels
+    error: Pixels | None = None
 
-    def write(self, window: Window, block: Pixels) -> None:
+    def write(self, window: Window, block: Pixels, error: Pixels | None = None) -> None:
         """Write a window."""
         self.array[window] = block
+        if self.error is not None and error is not None:
+            self.error[window] = error
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,6 +352,9 @@ class Restored:
     planes: dict[Plane, Restoration | None]
     # Whether the user ended it early; what was not restored is then missing in ``planes``.
     stopped: bool = False
+    # One standard deviation of the error of the image, float32, NaN where it is not known; None
+    # where it is not wanted.
+    error: Pixels | None = None
 
 
 def restore_array(
@@ -363,13 +376,14 @@ def restore_array(
     check_planes(plan)
     token = token or Token()
     image = np.zeros(plan.shape, plan.dtype)
+    error = np.full(plan.shape, np.nan, np.float32) if plan.task.uncertainty else None
     planes: dict[Plane, Restoration | None] = {}
-    for event in run(plan, sink=ArraySink(image), token=token):
+    for event in run(plan, sink=ArraySink(image, error), token=token):
         if isinstance(event, Step) and callback is not None and callback(event.state):
             token.stop = True
         elif isinstance(event, Done):
             # Those of all planes would take more memory than the stack.
-            planes[event.part.plane] = _without_image(event.restoration)
+            planes[event.part.plane] = event.restoration.without_arrays()
         elif isinstance(event, Kept):
             planes[event.part.plane] = None
         elif isinstance(event, LeftOut):
@@ -379,7 +393,7 @@ def restore_array(
     for part in plan.parts:
         if part.plane not in planes and plan.dtype.kind == "f":
             image[part.target] = np.nan
-    return Restored(image, planes, token.stop)
+    return Restored(image, planes, token.stop, error)
 
 
 def check_planes(plan: Plan) -> None:

@@ -216,6 +216,7 @@ def _survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Survey:
     from ..core.tasks import KERNEL_NOISE
 
     task = for_channel(plan.task, plan.axes.channel(planes[0]))
+    task = task.replace(uncertainty=False)
     task = task if prior is None else task.replace(prior=prior)
     sample = max((view for plane in planes for view in _candidates(plan, plane)), key=_contrast)
     overview = _joined([_overview(plan, plane) for plane in planes], 0)
