@@ -37,6 +37,7 @@ class FakeResult:
     image: np.ndarray
     evaluations: int
     psf: np.ndarray | None = None
+    error: np.ndarray | None = None
     settings: dict = field(default_factory=dict)
 
     def to_dict(self):
