@@ -177,6 +177,14 @@ def test_the_line_of_photons_is_found_in_sharp_images(pattern):
     assert sharp_line(photons[..., :16, :16], None, period) is None
 
 
+def test_noise_of_raw_frames_begins_at_black():
+    light = np.tile(np.linspace(0.12, 1, 128), (128, 1))
+    for begin, raw, found in ((-0.05, True, True), (0.1, True, False), (0.1, False, True)):
+        deviation = np.sqrt(0.01 * (light - begin))
+        noisy = light + np.random.default_rng(0).normal(0, deviation)
+        assert (sharp_line(tensor(noisy), None, (2, 2), raw) is not None) == found
+
+
 def test_weights_follow_the_light():
     operator, y = Convolution(torch.ones(1, 1), (4, 5)), torch.full((1, 1, 4, 5), 0.4)
     kept = torch.ones(1, 1, 4, 5)

@@ -52,8 +52,10 @@ SHOT_SMOOTHING = 1.5
 LINE_BINS, LINE_PATCHES = 16, 64
 LEAST_SHOT = 4 / 255
 AGREE, NEAR = 0.8, 0.25
-# The same part for raw frames, which are counts of photons.
+# The same part for raw frames, which are counts of photons, and the light at which their noise must
+# be more than nothing: texture that grows with light is often less.
 RAW_AGREE = 0.5
+NO_LIGHT = 5 / 255
 # Steps that find the line, and that find it below what has texture.
 LINE_STEPS, TEXTURED_STEPS = 5, 20
 # A filter that adds up the samples under one coefficient of the wavelets.
@@ -255,8 +257,12 @@ def noise_bounds(data: Gaussian) -> tuple[float, float]:
     wavelets = wavelet_sigma(y, weights)
     if patches is None:
         return 0.0, max(wavelets, FLOOR)
-    most = min(max(patches, FLOOR), wavelets)
-    return math.sqrt(max(most**2 - PATCH_BIAS**2, 0.0)), most
+    return patch_bounds(min(max(patches, FLOOR), wavelets))
+
+
+def patch_bounds(sigma: float) -> tuple[float, float]:
+    """Return the least and the greatest noise level of photographs, given that of the patches."""
+    return math.sqrt(max(sigma**2 - PATCH_BIAS**2, 0.0)), sigma
 
 
 @dataclass(frozen=True)
@@ -364,14 +370,14 @@ def sharp_line(
     y: Tensor,
     weights: Tensor | None = None,
     period: tuple[int, int] = (1, 1),
-    agree: float = AGREE,
+    raw: bool = False,
 ) -> ShotLine | None:
     """Fit the line of `shot_line` to images that hold detail, or to mosaics.
 
     In bins of patches with like means, the least textured ones tell the variance, as they do in
-    `patch_sigma`; the part ``agree`` of the bins must be near the line, since detail grows with
-    light as well. Each place of the period of a mosaic is an image. None also where the variance
-    may be that of detail.
+    `patch_sigma`; most of the bins must be near the line, since detail grows with light as well:
+    fewer of them in raw frames, whose line begins at black. Each place of the period of a mosaic is
+    an image. None also where the variance may be that of detail.
     """
     planes, gaps = _planes(y, weights)
     planes, gaps = _phases(planes, period), None if gaps is None else _phases(gaps, period)
@@ -381,7 +387,7 @@ def sharp_line(
             continue
         patches = _patches(planes, one, gaps, side)
         if len(patches) >= LINE_BINS * LINE_PATCHES:
-            return _agreed_line(patches, agree)
+            return _agreed_line(patches, raw)
     return None
 
 
@@ -392,7 +398,7 @@ def _phases(planes: NDArray[Any], period: tuple[int, int]) -> NDArray[Any]:
     return np.concatenate([whole[:, i::rows, j::columns] for i, j in np.ndindex(period)])
 
 
-def _agreed_line(patches: NDArray[np.float64], agree: float) -> ShotLine | None:
+def _agreed_line(patches: NDArray[np.float64], raw: bool) -> ShotLine | None:
     """Fit a line below the variances of bins of patches; None where they do not agree."""
     energy, _ = _weak_energy(patches)
     energy, freedom = _weak_energy(patches, patches[energy <= np.median(energy)])
@@ -405,7 +411,9 @@ def _agreed_line(patches: NDArray[np.float64], agree: float) -> ShotLine | None:
     light = np.array([means[group].mean() for group in bins])
     slope, offset, fitted = _line_through(light, variances, textured=True)
     least, greatest = fitted[0], slope * light[-1] + offset
-    agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= agree
+    agreed = np.mean(np.abs(variances / fitted - 1) < NEAR) >= (RAW_AGREE if raw else AGREE)
+    if raw and slope * NO_LIGHT + offset <= 0:
+        return None
     if not agreed or greatest < max(SHOT_RATIO * least, LEAST_SHOT**2):
         return None
     return ShotLine(slope, offset, float(least) / 2)

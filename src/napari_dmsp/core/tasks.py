@@ -21,10 +21,9 @@ from .inputs import LUMA, Input, Reference, check_mask, check_psf, read_input
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
 from .noise import (
-    AGREE,
-    RAW_AGREE,
     ShotLine,
     is_sharp,
+    patch_bounds,
     patch_sigma,
     sharp_line,
     shot_line,
@@ -36,7 +35,7 @@ from .outliers import find_outliers
 from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
-from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, SHARP, Schedule, State
+from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, RAW, SHARP, Schedule, State
 from .volumes import HEADROOM, VOLUME, Slices, first_estimate
 
 # Steps of the published descent where the PSF is unknown.
@@ -189,8 +188,8 @@ def _mosaic_problem(
     y, operator = given.observed, Mosaic(filters)
     kept = (filters.sum(0) > 0).to(y)[None, None]
     kept = kept if given.kept is None else kept * given.kept
-    agree = AGREE if encoding is None else RAW_AGREE
-    line = _line(given, partial(sharp_line, period=tile.shape[1:], agree=agree), kept)
+    raw = encoding is not None
+    line = _line(given, partial(sharp_line, period=tile.shape[1:], raw=raw), kept)
     curve: dict[str, Any] = {}
     if encoding is not None:
         y = encoding.encode(y, filters)
@@ -210,9 +209,10 @@ def _mosaic_problem(
         weights = data.weights
         white = y if line is None or weights is None else y * weights.sqrt()
         sigma = patch_sigma(white, tile.sum(0) > 0, kept)
-        return sigma, sigma
+        # Raw frames have more noise than what detail adds to it, and are followed too readily.
+        return (sigma, sigma) if raw else patch_bounds(sigma)
 
-    return Problem(data, MOSAIC, bounds, shot=line, **curve)
+    return Problem(data, RAW if raw else MOSAIC, bounds, shot=line, **curve)
 
 
 def _line(
