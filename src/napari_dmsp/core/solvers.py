@@ -93,8 +93,8 @@ MOSAIC = Schedule(
     sgd_noise=(2.5 / 255, 1 / 255),
     error_factor=3.7,
 )
-# The colours of light share their detail, and a wide smoothing removes the fringes of the start. The
-# colours of photographs that were made vivid share less, which would be lost to a wide smoothing.
+# The colours of light share their detail, and a wide smoothing removes the fringes of the start.
+# Those of photographs that were made vivid share less, which would be lost to a wide smoothing.
 RAW = replace(MOSAIC, sigma_start=40 / 255)
 
 
