@@ -148,6 +148,7 @@ class Problem:
                 start=self.start,
                 least=self.least,
                 generator=generator,
+                warn=given.warnings.append,
             )
         for state in found:
             image = state.image if self.decode is None else self.decode(state.image)
