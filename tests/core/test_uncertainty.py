@@ -6,11 +6,11 @@ import torch
 from skimage import data
 
 from napari_dmsp import Photons, deblur, demosaic, superres
-from napari_dmsp.core.data import Gaussian
+from napari_dmsp.core.data import Gaussian, PoissonGaussian
 from napari_dmsp.core.operators import Mosaic, Resize
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
-from napari_dmsp.core.uncertainty import deviation, simulate
+from napari_dmsp.core.uncertainty import deviation, shift, shift_back, simulate
 from napari_dmsp.errors import DmspError
 
 PSF = gaussian_psf(1.2)
@@ -30,6 +30,17 @@ def test_errors_are_where_they_are_predicted():
     error = np.abs(result.image - TRUTH)
     assert 0.85 < np.mean(error <= 2 * result.error) < 0.995
     # Where more is predicted, there is more.
+    high = result.error > np.median(result.error)
+    assert error[high].mean() > 1.5 * error[~high].mean()
+
+
+def test_errors_of_enlarged_images_are_where_they_are_predicted():
+    image = data.camera()[100:196, 180:276].astype(float)
+    large = torch.tensor(image, dtype=torch.float32)[None, None]
+    small = Resize((96, 96), (48, 48)).forward(large)[0, 0].numpy()
+    result = superres(small, 2, uncertainty=True, device="cpu")
+    error = np.abs(result.image - image)
+    assert 0.8 < np.mean(error <= 2 * result.error) < 0.995
     high = result.error > np.median(result.error)
     assert error[high].mean() > 1.5 * error[~high].mean()
 
@@ -110,6 +121,28 @@ def test_new_observations_have_the_noise_of_the_old_one():
     plain = Gaussian(operator=mosaic, y=y)
     clean = simulate(plain, torch.ones(1, 3, 64, 64), 0.0, torch.Generator())
     torch.testing.assert_close(clean, torch.full_like(y, 3.0))
+
+
+def test_noise_of_photons_follows_the_estimate():
+    y = torch.zeros(1, 1, 64, 64)
+    light = torch.ones_like(y)
+    data_ = PoissonGaussian.of(
+        Resize((64, 64), (64, 64)), y, None, lambda light: 0.01 * light, light, 0.1
+    )
+    bright = torch.full_like(y, 9.0)
+    noise = simulate(data_, bright, 0.1, torch.Generator().manual_seed(0)) - bright
+    assert noise.std() == pytest.approx(0.3, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 6, 7), (1, 1, 4, 5, 6)])
+def test_a_shift_moves_by_a_pixel_and_is_undone(shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    moved, inner = shift(x), (..., *(len(shape) - 2) * (slice(-1),))
+    corner = (0, 0, *(len(shape) - 2) * (1,))
+    assert moved.shape == x.shape
+    assert moved[corner] == x[(0, 0, *(len(shape) - 2) * (0,))]
+    torch.testing.assert_close(shift_back(moved)[inner], x[inner])
+    torch.testing.assert_close(shift_back(x)[..., -1], shift_back(x)[..., -2])
 
 
 def test_deviations_are_local_and_never_negative():

@@ -33,7 +33,7 @@ from .solvers import (
     descend,
 )
 from .tiling import Tiled, bytes_per_pixel
-from .uncertainty import deviation, simulate
+from .uncertainty import deviation, shift, shift_back, simulate
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Problem:
             yield replace(state, total=total)
         assert state.whole is not None
         sigma = state.noise_sigma * self.slope
-        y = simulate(self.data, state.whole, sigma, generator)
+        y = simulate(self.data, shift(state.whole), sigma, generator)
         start = None if self.restart is None else self.restart(y)
         again = replace(self, data=replace(self.data, y=y), start=start)
         data = again.data.within(sigma, sigma)
@@ -123,8 +123,9 @@ class Problem:
         for replicate in again._solve(given, schedule, data, generator):
             evaluation = schedule.iterations + replicate.evaluation
             yield replace(state, evaluation=evaluation, total=total)
+        difference = shift_back(replicate.image - shift(state.image))
         error = torch.hypot(
-            schedule.error_factor * deviation(replicate.image - state.image),
+            schedule.error_factor * deviation(difference),
             torch.tensor(schedule.error_floor * state.noise_sigma).to(state.image),
         )
         yield replace(state, evaluation=total, total=total, error=error)

@@ -90,7 +90,7 @@ SHARP = Schedule(
     end_ratio=1.0,
     kappa=0.23,
     sgd_noise=(DAE_SIGMA, 0.0),
-    error_factor=9.1,
+    error_factor=3.4,
 )
 # Most of the pixels are known: the noise is seen best by smoothing much less than it is wide.
 MOSAIC = Schedule(
@@ -99,7 +99,7 @@ MOSAIC = Schedule(
     end_ratio=0.3,
     kappa=0.2,
     sgd_noise=(2.5 / 255, 1 / 255),
-    error_factor=3.7,
+    error_factor=1.4,
 )
 # The colours of light share their detail, and a wide smoothing removes the fringes of the start.
 # Those of photographs that were made vivid share less, which would be lost to a wide smoothing.

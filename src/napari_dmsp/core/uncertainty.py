@@ -1,8 +1,9 @@
 """How far to trust an estimate: what restoring it once more, from a new observation, changes.
 
-A parametric bootstrap with one replicate: the estimate is taken for the truth, observed anew with
-noise of the level that was found, and restored from scratch. What comes back differs from it by as
-much as the data and the noise leave open; a factor makes up for the detail that the estimate has
+An equivariant bootstrap with one replicate: the estimate, moved by a pixel, is taken for the truth,
+observed anew with noise of the level that was found, and restored from scratch. Sparse samples and
+filters thereby see other pixels of it than those that it was made from. What comes back differs by
+as much as the data and the noise leave open; a factor makes up for the detail that the estimate has
 no more. It is found with truths that are known, `benchmarks/uncertainty.py`.
 
 References
@@ -14,17 +15,35 @@ References
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from .data import Gaussian
+from .data import Gaussian, PoissonGaussian
 
 # Width in pixels over which the squares of one replicate are averaged.
 SMOOTHING = 2.0
 
 
+def shift(x: Tensor) -> Tensor:
+    """Move (B, C, *space) by a pixel along every axis of space; the edge is repeated."""
+    return _moved(x, (1, 0))
+
+
+def shift_back(x: Tensor) -> Tensor:
+    """Undo `shift`, but for the last pixels of every axis, which repeat those before them."""
+    return _moved(x, (0, 1))
+
+
+def _moved(x: Tensor, room: tuple[int, int]) -> Tensor:
+    padded = F.pad(x, (x.ndim - 2) * room, mode="replicate")
+    for axis in range(2, x.ndim):
+        padded = padded.narrow(axis, room[1], x.shape[axis])
+    return padded
+
+
 def simulate(data: Gaussian, x: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """Observe an image as the data were observed.
+    """Observe an image as the data were observed; noise of photons is that of its own light.
 
     Parameters
     ----------
@@ -37,12 +56,15 @@ def simulate(data: Gaussian, x: Tensor, sigma: float, generator: torch.Generator
     generator : torch.Generator
         CPU generator of the noise.
     """
+    clean = data.operator.forward(x)
+    if isinstance(data, PoissonGaussian):
+        data = data.at(clean)
     noise = sigma * torch.randn(data.y.shape, generator=generator).to(data.y)
     if data.weights is not None:
         tiny = torch.finfo(noise.dtype).tiny
         gaps = (data.weights == 0).expand_as(noise)
         noise = (noise * data.weights.clamp(min=tiny).rsqrt()).masked_fill(gaps, 0.0)
-    return data.operator.forward(x) + noise
+    return clean + noise
 
 
 def deviation(difference: Tensor) -> Tensor:
