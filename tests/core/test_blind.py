@@ -9,16 +9,22 @@ from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter, shift
 from scipy.signal import convolve2d
 
-from napari_dmsp.core import load_prior
+from napari_dmsp import deblur
+from napari_dmsp.core import load_prior, prepare_deblur
 from napari_dmsp.core.blind import (
+    PROBE_EVALUATIONS,
+    BlindState,
     count_evaluations,
     default_size,
     descend_blind,
     estimate_kernel,
+    is_one_pixel,
     level_sizes,
+    probe_sharpness,
     search_blind,
 )
 from napari_dmsp.core.psf import centre_psf, crop_psf, motion_psf, normalise_psf, resize_psf
+from napari_dmsp.core.simulate import simulate_blur
 from napari_dmsp.errors import DmspError
 
 
@@ -176,11 +182,44 @@ def test_a_large_image_is_searched_where_it_has_detail():
     image = np.full((400, 420), 0.5)
     image[16:, 36:] = squares(384)
     y = torch.from_numpy(gaussian_filter(image, 1).astype(np.float32))[None, None]
-    first = next(search_blind(y, 3, smooth))
-    assert first.image.shape == y.shape
-    changed = (first.image != y)[0, 0].numpy()
-    assert_allclose(first.image[0, 0, :16], y[0, 0, :16])
+    first, *_, last = search_blind(y, 3, smooth)
+    assert torch.equal(first.image, y)
+    assert last.image.shape == y.shape
+    changed = (last.image != y)[0, 0].numpy()
+    assert_allclose(last.image[0, 0, :16], y[0, 0, :16])
     assert changed[20:-20, 40:-20].mean() > 0.9
+
+
+@pytest.mark.parametrize(("length", "sharp"), [(0, True), (6, False)])
+def test_a_sharp_image_is_told_from_a_blurred_one(length, sharp):
+    psf = motion_psf(length, 30) if length else np.ones((1, 1))
+    observed, _ = simulate_blur(squares(128), psf, 2 / 255)
+    y = torch.from_numpy(observed)[None, None]
+    states = list(probe_sharpness(y, load_prior("gray"), generator=torch.Generator()))
+    assert len(states) == PROBE_EVALUATIONS
+    assert all(torch.equal(state.image, y) for state in states)
+    assert is_one_pixel(states[-1].psf.numpy()) == sharp
+
+
+def test_a_sharp_photograph_comes_back_as_it_is():
+    image = simulate_blur(squares(128)[..., None] * [0.9, 0.6, 0.3], np.ones((1, 1)), 2 / 255)[0]
+    result = deblur(image, channel_axis=-1, uncertainty=True)
+    assert_allclose(result.image, image, atol=1e-6)
+    assert result.psf.shape == (1, 1)
+    assert result.evaluations == PROBE_EVALUATIONS
+    assert "psf_size" in result.warnings[0]
+    assert_allclose(result.error, result.noise_sigma, rtol=1e-4)
+
+
+def test_the_search_keeps_colours():
+    image = gaussian_filter(np.stack([squares(72)] * 3, -1) * [0.9, 0.6, 0.3], (1.5, 1.5, 0))
+    job = prepare_deblur(image, psf_size=3, channel_axis=-1, iterations=1)
+    states = [state for state in job.states() if isinstance(state, BlindState)]
+    assert_allclose(states[0].array(), image, atol=1e-5)
+    sharper = states[-1].array()
+    assert np.abs(sharper - image).max() > 0.01
+    # The same is added to all of them.
+    assert_allclose(np.ptp(sharper - image, axis=-1), 0, atol=1e-5)
 
 
 def test_published_descent_lowers_the_residual():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from napari_dmsp.core.simulate import simulate_blur
+from napari_dmsp.core.simulate import shake_psf, simulate_blur
 from napari_dmsp.errors import DmspError
 
 
@@ -38,3 +38,21 @@ def test_noise_has_its_level_and_seed():
 def test_bad_shapes(truth, psf):
     with pytest.raises(DmspError, match="psf"):
         simulate_blur(np.ones(truth), np.ones(psf))
+
+
+@pytest.mark.parametrize("size", [3, 9, 61])
+def test_shake_fills_its_frame(size):
+    psf = shake_psf(size, seed=3)
+    assert psf.shape == (size, size)
+    assert psf.min() >= 0
+    np.testing.assert_allclose(psf.sum(), 1, rtol=1e-5)
+    rows, columns = np.nonzero(psf)
+    assert max(np.ptp(rows), np.ptp(columns)) == size - 1
+    np.testing.assert_array_equal(psf, shake_psf(size, seed=3))
+    assert not np.array_equal(psf, shake_psf(size, seed=4))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_shake_needs_an_odd_side(size):
+    with pytest.raises(DmspError, match=f"size={size}"):
+        shake_psf(size)

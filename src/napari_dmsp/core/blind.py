@@ -64,6 +64,12 @@ BEGINS = 3
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # How many candidates go on from a level, by its distance from the finest.
 KEEP = {4: 4, 3: 3, 2: 2, 1: 1}
+# Least scale of the levels that are shown.
+SHOWN = 0.7
+# A sharp image keeps a kernel of one pixel, in a frame of this side, through so many updates: this
+# part of it stays in the middle 3 x 3 pixels. Motion of 4 pixels leaves 0.85.
+PROBE_SIDE, PROBE_EDGES, STAYS = 9, (0.05, 0.05), 0.98
+PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
 # Widths of the smoothing and of the assumed noise when candidates are compared.
 JUDGE_SIGMA = 20 / 255
 JUDGE_NOISE = 4 / 255
@@ -138,7 +144,7 @@ def search_blind(
     prior, which it is for denoisers that are linear near ``x``.
 
     Large images are searched in the window that holds the most detail; the states show the rest
-    unchanged.
+    unchanged, and all of it while several candidates are followed on coarse levels.
 
     References
     ----------
@@ -154,9 +160,37 @@ def search_blind(
         data = level.data(kernel)
         residual, sharp = data.residual(data.error(x)), data.operator.crop(x)
         image = y.clone()
-        image[window] = F.interpolate(sharp, part.shape[-2:], mode="bilinear")
+        # Coarse candidates are mostly wrong: they are not worth a look.
+        if level.scale >= SHOWN:
+            image[window] = F.interpolate(sharp, part.shape[-2:], mode="bilinear")
         psf = torch.from_numpy(resize_psf(kernel, 1 / level.scale, size)).to(y)
         yield BlindState(image, evaluation, total, noise, residual, psf=psf)
+
+
+def probe_sharpness(
+    y: Tensor, denoiser: Denoiser, *, generator: torch.Generator | None = None
+) -> Iterator[BlindState]:
+    """Look whether an image is blurred at all: one state per evaluation, `PROBE_EVALUATIONS`.
+
+    Takes and raises what `search_blind` does. The states show the image as it is; their kernel
+    begins as one pixel, and in blurred images it does not stay one, see `is_one_pixel`.
+    """
+    _check_shape(y)
+    size = _checked_size(None, y.shape[-2:])
+    part = y[_busiest(y, max(WINDOW, WINDOW_SIZES * size))]
+    level = _Level(part, 1.0, PROBE_SIDE, wavelet_sigma(part), PROBE_EDGES)
+    kernel = normalise_psf(np.zeros((PROBE_SIDE, PROBE_SIDE)))
+    steps = _refine(_Candidate(kernel, 0), level, denoiser, generator)
+    for evaluation, (x, _, noise, found) in enumerate(steps, 1):
+        data = level.data(found)
+        residual, psf = data.residual(data.error(x)), torch.from_numpy(found).to(y)
+        yield BlindState(y, evaluation, PROBE_EVALUATIONS, noise, residual, psf=psf)
+
+
+def is_one_pixel(psf: NDArray[np.floating[Any]]) -> bool:
+    """Whether a kernel that `probe_sharpness` found is no blur."""
+    middle = tuple(slice((n - 3) // 2, (n + 3) // 2) for n in psf.shape)
+    return bool(psf[middle].sum() >= STAYS * psf.sum())
 
 
 def descend_blind(

@@ -59,13 +59,24 @@ def motion_psf(length: float, angle: float) -> NDArray[np.float32]:
     if not math.isfinite(angle):
         raise DmspError(f"angle={angle} must be a finite number of degrees.")
     radius = math.ceil(length / 2)
-    psf = np.zeros((2 * radius + 1, 2 * radius + 1))
-    # Many points along the path, each shared bilinearly among its four pixels.
+    # Many points along the path.
     count = 16 * (radius + 1)
     steps = ((np.arange(count) + 0.5) / count - 0.5) * length
     theta = math.radians(angle)
     # Rows count downwards, angles upwards.
-    rows, columns = radius - steps * math.sin(theta), radius + steps * math.cos(theta)
+    return path_psf(-steps * math.sin(theta), steps * math.cos(theta), radius)
+
+
+def path_psf(
+    rows: NDArray[np.float64], columns: NDArray[np.float64], radius: int
+) -> NDArray[np.float32]:
+    """Draw points of a path, equally long at each, into a frame of ``2 radius + 1`` pixels a side.
+
+    Coordinates are in pixels from the middle of the frame; every point is shared bilinearly among
+    its four pixels. The sum is 1.
+    """
+    psf = np.zeros((2 * radius + 1, 2 * radius + 1))
+    rows, columns = radius + rows, radius + columns
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
     down, right = rows - top, columns - left
     for row, y in ((top, 1 - down), (top + 1, down)):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter1d
 from scipy.signal import fftconvolve
 
 from ..errors import DmspError
+from .psf import path_psf
 
 
 def simulate_blur(
@@ -46,3 +48,33 @@ def simulate_blur(
     observed = fftconvolve(sharp, kernel, mode="valid", axes=(0, 1)) + noise_sigma * noise
     crop = sharp[kh // 2 : kh // 2 + height, kw // 2 : kw // 2 + width]
     return observed.astype(np.float32), crop.astype(np.float32)
+
+
+def shake_psf(size: int, seed: int = 0) -> NDArray[np.float32]:
+    """Simulate the point spread function of a camera that shook during the exposure.
+
+    Parameters
+    ----------
+    size : int
+        Side of the smallest square frame that holds it, in pixels; odd, at least 3.
+    seed : int
+        Seed of the path.
+
+    Returns
+    -------
+    ndarray
+        (size, size), float32, with sum 1.
+
+    Notes
+    -----
+    The velocity is white noise, smoothed over an eighth of the exposure, with a drift.
+    """
+    if size < 3 or size % 2 != 1:
+        raise DmspError(f"size={size} must be odd and at least 3.")
+    rng, count = np.random.default_rng(seed), 64 * size
+    velocity = gaussian_filter1d(rng.standard_normal((2, count)), count / 8, mode="wrap")
+    velocity /= velocity.std()
+    path = (velocity + 0.7 * rng.standard_normal((2, 1))).cumsum(1)
+    low, high = path.min(1, keepdims=True), path.max(1, keepdims=True)
+    path = (path - (low + high) / 2) * (size - 1) / (high - low).max()
+    return path_psf(path[0], path[1], (size - 1) // 2)

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..settings import Deblur, Demosaic, Settings, Superres
-from .blind import count_evaluations, descend_blind, search_blind
+from .blind import (
+    PROBE_EVALUATIONS,
+    BlindState,
+    count_evaluations,
+    descend_blind,
+    is_one_pixel,
+    probe_sharpness,
+    search_blind,
+)
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
 from .inputs import LUMA, Input, Reference, check_mask, check_psf, read_input
@@ -303,13 +311,26 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         # The published descent ends with both; only colours need a second one.
         search = int(given.options.iterations or SGD_BLIND)
         finish = finish if given.observed.shape[1] == 3 else 0
-    total = search + (1 + given.options.uncertainty) * finish
+    probe = PROBE_EVALUATIONS if psf_size is None and not given.literal else 0
+    begin = probe + search
+    total = begin + (1 + given.options.uncertainty) * finish
     grey = _luminance(given.observed)
     model = given.model
     if model.channels == 3:
         model = load_prior("gray").to(grey.device).tiled(given.tile)
 
+    def shown(state: BlindState, done: int = 0) -> BlindState:
+        """Give the luminance of a search back its colours."""
+        image = given.observed + (state.image - grey)
+        return replace(state, image=image, evaluation=done + state.evaluation, total=total)
+
     def steps(generator: torch.Generator) -> Iterator[State]:
+        if probe:
+            for state in probe_sharpness(grey, model, generator=generator):
+                yield shown(state)
+            if is_one_pixel(state.psf.cpu().numpy()):
+                yield _unblurred(given, shown(state))
+                return
         if given.literal:
             level = model.noise_sigma or DAE_SIGMA
             found = descend_blind(
@@ -318,16 +339,28 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         else:
             found = search_blind(grey, psf_size, model, generator=generator)
         for state in found:
-            yield replace(state, image=state.image.expand_as(given.observed), total=total)
+            yield shown(state, probe)
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             problem = _blur_problem(given, kernel, BLURRED)
             problem = replace(problem, doubt=KERNEL_NOISE)
             for step in problem.states(given, generator):
-                yield replace(step, evaluation=search + step.evaluation, total=total)
+                yield replace(step, evaluation=begin + step.evaluation, total=total)
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
     return Job(total, settings, Reference(given.units, given.fluorescence), given, steps)
+
+
+def _unblurred(given: Input, state: BlindState) -> BlindState:
+    """Return the image as it is, and say so: its error is its noise."""
+    given.warnings.append(
+        "No blur wider than about 3 pixels was found: the image is returned as it is. If it is "
+        "blurred, give psf_size, and its PSF is looked for."
+    )
+    noise = wavelet_sigma(given.observed, given.kept)
+    error = torch.full_like(given.observed, noise) if given.options.uncertainty else None
+    psf = state.psf.new_ones(1, 1)
+    return replace(state, psf=psf, total=state.evaluation, noise_sigma=noise, error=error)
 
 
 def _luminance(observed: Tensor) -> Tensor:
