@@ -32,8 +32,8 @@ ACCURACY = 0.003
 STEPS = (10, 5, 2)
 
 # Times what white noise would add that the first fit adds at most, texture included: more in one
-# of 160 photographs. And how often the level is raised.
-MOST_ADDED, RAISES = 1.75, 4
+# of 160 photographs. And where and after how many times the level is raised no more.
+MOST_ADDED, SETTLED, RAISES = 1.75, 1.4, 4
 CORRELATED = (
     "The noise is not white: that of neighbouring pixels is alike, as after compression (JPEG) or "
     "interpolation, or along rows. A higher noise level was assumed."
@@ -248,6 +248,7 @@ def allow_correlation(data: Gaussian, v: Tensor, weight: float, accuracy: float)
     """
     if math.isfinite(data.most):
         return data
+    most = MOST_ADDED
     for _ in range(RAISES):
         nothing = torch.zeros_like(v)
         noise = simulate(data, nothing, data.sigma, torch.Generator().manual_seed(0))
@@ -255,8 +256,9 @@ def allow_correlation(data: Gaussian, v: Tensor, weight: float, accuracy: float)
         added = data.prox(v, weight, None, accuracy, STEPS[0]).x - v
         seen, expected = (data.operator.crop(each).abs().median() for each in (added, white))
         ratio = float(seen / expected)
-        if not ratio > MOST_ADDED:
+        if not ratio > most:
             break
+        most = SETTLED
         data = replace(data, sigma=ratio * data.sigma, least=ratio * data.sigma)
     return data
 
