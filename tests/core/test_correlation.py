@@ -56,3 +56,11 @@ def test_white_noise_and_given_noise_are_taken_as_they_are():
     given = deblur(in_rows(), PSF, noise=3, iterations=2)
     assert not is_told(given)
     assert given.noise_sigma == pytest.approx(3)
+
+
+def test_photons_are_no_correlation():
+    light = np.zeros((128, 128))
+    light[40:80, 30:90] = 1
+    counts = np.random.default_rng(0).poisson(200 * gaussian_filter(light, 2)) / 200
+    noisy = counts + np.random.default_rng(1).normal(0, 0.01, counts.shape)
+    assert not is_told(deblur(noisy, gaussian_psf(2), iterations=2))

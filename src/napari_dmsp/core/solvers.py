@@ -22,7 +22,7 @@ from ..settings import (
 )
 from .data import MOST_STEPS, Gaussian
 from .prior import Denoiser, mean_shift
-from .uncertainty import simulate
+from .uncertainty import draw_noise
 
 DAE_SIGMA = 11 / 255
 # Error of the fit to the data relative to the width of the smoothing; 0.01 costs 0.1 dB.
@@ -251,7 +251,7 @@ def allow_correlation(data: Gaussian, v: Tensor, weight: float, accuracy: float)
     most = MOST_ADDED
     for _ in range(RAISES):
         nothing = torch.zeros_like(v)
-        noise = simulate(data, nothing, data.sigma, torch.Generator().manual_seed(0))
+        noise = draw_noise(data, data.sigma, torch.Generator().manual_seed(0))
         white = replace(data, y=noise).prox(nothing, weight, None, accuracy, STEPS[0]).x
         added = data.prox(v, weight, None, accuracy, STEPS[0]).x - v
         seen, expected = (data.operator.crop(each).abs().median() for each in (added, white))

@@ -59,12 +59,17 @@ def simulate(data: Gaussian, x: Tensor, sigma: float, generator: torch.Generator
     clean = data.operator.forward(x)
     if isinstance(data, PoissonGaussian):
         data = data.at(clean)
+    return clean + draw_noise(data, sigma, generator)
+
+
+def draw_noise(data: Gaussian, sigma: float, generator: torch.Generator) -> Tensor:
+    """Draw noise of the level of every sample, sigma for those of weight 1; gaps have none."""
     noise = sigma * torch.randn(data.y.shape, generator=generator).to(data.y)
     if data.weights is not None:
         tiny = torch.finfo(noise.dtype).tiny
         gaps = (data.weights == 0).expand_as(noise)
         noise = (noise * data.weights.clamp(min=tiny).rsqrt()).masked_fill(gaps, 0.0)
-    return clean + noise
+    return noise
 
 
 def deviation(difference: Tensor) -> Tensor:
