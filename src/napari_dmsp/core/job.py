@@ -149,7 +149,8 @@ class Problem:
                 start=self.start,
                 least=self.least,
                 generator=generator,
-                warn=given.warnings.append,
+                # Errors of a PSF that was found look like noise that is not white.
+                warn=None if self.doubt else given.warnings.append,
             )
         for state in found:
             image = state.image if self.decode is None else self.decode(state.image)

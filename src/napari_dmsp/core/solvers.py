@@ -183,7 +183,8 @@ def anneal(
     generator : torch.Generator, optional
         CPU generator of the flips.
     warn : callable, optional
-        Takes a sentence for the user where the noise is not white, see `allow_correlation`.
+        Takes a sentence for the user where the noise is not white, see `allow_correlation`; by
+        default, that is not looked for.
     """
     view = view or _turned
     energy, count = data.operator.energy(data.y), schedule.iterations
@@ -204,9 +205,9 @@ def anneal(
             error = data.error(x)
         else:
             weight, accuracy = schedule.kappa / sigma**2, ACCURACY * sigma
-            if evaluation == 1:
+            if evaluation == 1 and warn is not None:
                 white, data = data, allow_correlation(data, x, weight, accuracy)
-                if data is not white and warn is not None:
+                if data is not white:
                     warn(CORRELATED)
             # It changes slowly between evaluations: the last one is a good first guess.
             x, error, correction = data.prox(
