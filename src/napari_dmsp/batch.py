@@ -28,6 +28,7 @@ from .files import (
     check_output,
     check_psf_output,
     check_writable,
+    error_beside,
     fitting_suffix,
     images_among,
     make_folder,
@@ -75,7 +76,7 @@ class Files:
         record = name_beside(image, ".json") if sidecar else None
         # Errors are no whole numbers, which is all that most formats hold.
         suffix = image.suffix if image.suffix.lower() in FLOATS else ".tif"
-        error = image.with_name(f"{image.stem}_uncertainty{suffix}") if uncertainty else None
+        error = error_beside(image, suffix) if uncertainty else None
         return cls(source, image, record, psf, error)
 
     @property

@@ -14,6 +14,7 @@ from napari_dmsp.files import (
     Picture,
     check_output,
     check_writable,
+    error_beside,
     name_beside,
     read_image,
     write_image,
@@ -179,3 +180,11 @@ def test_large_integers_saturate(dtype):
     expected = [limits.max, limits.min, limits.max, limits.min, 12, 0]
     for kind in (np.float32, np.float64):
         assert fit_dtype(values.astype(kind), np.dtype(dtype)).tolist() == expected
+
+
+def test_errors_are_beside_results_of_any_name(tmp_path):
+    assert error_beside(tmp_path / "a.b.tif", ".tif") == tmp_path / "a.b_uncertainty.tif"
+    long = error_beside(tmp_path / ("y" * 251 + ".png"), ".tif")
+    assert long.suffix == ".tif"
+    assert "_uncertainty" in long.name
+    save(long)

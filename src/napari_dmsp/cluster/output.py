@@ -16,7 +16,7 @@ import zarr
 
 from ..core.job import describe_planes
 from ..errors import DmspError
-from ..files import check_folder, name_beside
+from ..files import check_folder, error_beside, name_beside
 from ..files.pictures import open_stack
 from ..files.stacks import Axis, Stack, ZarrFormat
 from ..files.zarr import ome_metadata, ome_order
@@ -197,7 +197,7 @@ class _Output:
 
     def of_error(self) -> _Output:
         """Return where the error of the result goes: beside it, OUT_uncertainty.zarr."""
-        path = self.path.with_name(f"{self.path.stem}_uncertainty{self.path.suffix}")
+        path = error_beside(self.path, self.path.suffix)
         return replace(self, path=path, array=self.array.astype(np.float32))
 
     @property

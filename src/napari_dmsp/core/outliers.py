@@ -64,12 +64,14 @@ def find_outliers(values: Plane, psf: NDArray[np.float32]) -> NDArray[np.bool_]:
     outliers, rest = none.copy(), values.copy()
     # Those beside others show once these are gone.
     for _ in range(PASSES):
-        noise = np.sqrt(sigma**2 + slope * rest.clip(0))
+        noise, before = np.sqrt(sigma**2 + slope * rest.clip(0)), outliers.sum()
         for plane, level, found in zip(rest, noise, outliers, strict=True):
             new = _hot(plane, level, sharpness) | _hot(-plane, level, sharpness)
             if new.any():
                 plane[new] = _heights(plane, np.argwhere(new))[1]
                 found |= new
+        if outliers.sum() == before:
+            break
     # A lone point is all that an image may have.
     alone = not np.ptp(values[~outliers])
     return none if alone or outliers.mean() > MOST_OUTLIERS else outliers

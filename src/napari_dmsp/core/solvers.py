@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..settings import (
     FLUORESCENCE_EVALUATIONS,
     SHARP_EVALUATIONS,
 )
-from .data import MOST_STEPS, Gaussian
+from .data import MOST_STEPS, Fit, Gaussian
 from .prior import Denoiser, mean_shift
 from .uncertainty import draw_noise
 
@@ -204,20 +205,22 @@ def anneal(
         if last:
             error = data.error(x)
         else:
-            weight, accuracy = schedule.kappa / sigma**2, ACCURACY * sigma
+            fit = partial(
+                Gaussian.prox,
+                c=schedule.kappa / sigma**2,
+                # It changes slowly between evaluations: the last one is a good first guess.
+                start=correction,
+                tolerance=ACCURACY * sigma,
+                rough=schedule.steps[min(evaluation, len(schedule.steps)) - 1],
+                steps=schedule.most_steps,
+            )
+            found = fit(data, x)
             if evaluation == 1 and warn is not None:
-                white, data = data, allow_correlation(data, x, weight, accuracy)
+                white = data
+                data, found = allow_correlation(data, x, found, fit)
                 if data is not white:
                     warn(CORRELATED)
-            # It changes slowly between evaluations: the last one is a good first guess.
-            x, error, correction = data.prox(
-                x,
-                weight,
-                correction,
-                accuracy,
-                schedule.steps[min(evaluation, len(schedule.steps)) - 1],
-                schedule.most_steps,
-            )
+            x, error, correction = found
             if math.isfinite(least) and evaluation < count:
                 x = x.clamp(min=least)
         residual = data.residual(error)
@@ -229,8 +232,10 @@ def anneal(
         yield state
 
 
-def allow_correlation(data: Gaussian, v: Tensor, weight: float, accuracy: float) -> Gaussian:
-    """Return data with a higher noise level where their noise is not white.
+def allow_correlation(
+    data: Gaussian, v: Tensor, found: Fit, fit: Callable[[Gaussian, Tensor], Fit]
+) -> tuple[Gaussian, Fit]:
+    """Return data with a higher noise level where their noise is not white, and the fit to them.
 
     Noise that is the same along a row, was interpolated, or is an artefact of compression has
     little of the finest details by which its level was estimated, but much of those that a fit
@@ -244,24 +249,27 @@ def allow_correlation(data: Gaussian, v: Tensor, weight: float, accuracy: float)
         where it has an upper bound, or where the noise is white.
     v : Tensor
         The denoised image.
-    weight, accuracy : float
-        Of the fit, see `Gaussian.prox`.
+    found : Fit
+        The fit of that image to the data, ``fit(data, v)``.
+    fit : callable
+        Makes such a fit, see `Gaussian.prox`.
     """
     if math.isfinite(data.most):
-        return data
-    most = MOST_ADDED
+        return data, found
+    most, nothing = MOST_ADDED, torch.zeros_like(v)
     for _ in range(RAISES):
-        nothing = torch.zeros_like(v)
         noise = draw_noise(data, data.sigma, torch.Generator().manual_seed(0))
-        white = replace(data, y=noise).prox(nothing, weight, None, accuracy, STEPS[0]).x
-        added = data.prox(v, weight, None, accuracy, STEPS[0]).x - v
-        seen, expected = (data.operator.crop(each).abs().median() for each in (added, white))
+        white = fit(replace(data, y=noise), nothing)
+        seen, expected = (
+            data.operator.crop(added).abs().median() for added in (found.x - v, white.x)
+        )
         ratio = float(seen / expected)
         if not ratio > most:
             break
         most = SETTLED
         data = replace(data, sigma=ratio * data.sigma, least=ratio * data.sigma)
-    return data
+        found = fit(data, v)
+    return data, found
 
 
 def descend(

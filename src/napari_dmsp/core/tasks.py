@@ -267,13 +267,11 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
         psf = torch.from_numpy(kernel).to(given.observed)
         operator = Convolution(psf, given.shape)
         line = _line(given, shot_line)
-        first = partial(first_estimate, operator, kept=given.kept, line=line)
-        start = first(given.observed)
+        start = first_estimate(operator, given.observed, given.kept, line)
         if given.reference is None:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
             line = None if line is None else line.divided(range_)
-            first = partial(first_estimate, operator, kept=given.kept, line=line)
         problem = Problem.of(given, operator, VOLUME, line, operator.forward(start))
         problem = replace(
             problem,
@@ -281,7 +279,7 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
             psf=psf,
             view=Slices(operator),
             start=start,
-            restart=first,
+            restart=partial(first_estimate, operator, kept=given.kept, line=line),
             least=given.least,
         )
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)

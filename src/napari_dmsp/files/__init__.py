@@ -19,6 +19,7 @@ from .pictures import (
 from .records import (
     check_folder,
     check_writable,
+    error_beside,
     make_folder,
     name_beside,
     write_json,

@@ -35,6 +35,11 @@ def name_beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
+def error_beside(path: Path, suffix: str) -> Path:
+    """Return where the error of a result goes: ``out_uncertainty.tif`` of ``out.tif``."""
+    return name_beside(path.with_name(path.stem), f"_uncertainty{suffix}")
+
+
 def check_readable(path: Path) -> None:
     """Raise a `DmspError` unless ``path`` is a file; pipes and devices are none."""
     # Unlike those of paths, these functions take names of any length.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from ..core.data import Gaussian
 from ..core.mosaic import cfa_weights
 from ..core.operators import Convolution, Mosaic, Operator, Resize
 from ..core.prior import Denoiser
+from ..core.psf import path_psf
 from ..core.solvers import BLURRED, MOSAIC, SHARP, denoise_turned, draw_turn
 
 # Reductions of super-resolution; widths of blurs in pixels, and sides of their frames; greatest
@@ -115,12 +117,8 @@ def _path(side: int, draw: Draw) -> Tensor:
         velocity = [PERSISTENCE * v + draw() - 0.5 for v in velocity]
         place = [p + v for p, v in zip(place, velocity, strict=True)]
         points.append(place)
-    path = torch.tensor(points)
-    path = path - path.amin(0)
-    path = path * ((side - 3) / path.max())
-    path = path + (side - 1 - path.amax(0)) / 2
-    grid = torch.arange(side)
-    rows = (1 - (path[:, :1] - grid).abs()).clamp(min=0)
-    columns = (1 - (path[:, 1:] - grid).abs()).clamp(min=0)
-    psf = rows.mT @ columns
-    return psf / psf.sum()
+    path = np.array(points)
+    path -= path.min(0)
+    path *= (side - 3) / path.max()
+    path -= path.max(0) / 2
+    return torch.from_numpy(path_psf(path[:, 0], path[:, 1], side // 2))
