@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from napari_dmsp import deblur, scale
 from napari_dmsp.cli import app
-from napari_dmsp.core.microscope import microscope_psf
+from napari_dmsp.core import focal_plane, microscope_psf
 from napari_dmsp.errors import DmspError
-from napari_dmsp.files import describe, read_psf
+from napari_dmsp.files import describe, read_optics, read_psf
 from napari_dmsp.plan import Axes, Plan, forecast, restore_array
 from napari_dmsp.plan.parts import constant_pixel
 from napari_dmsp.settings import Deblur
@@ -158,11 +158,52 @@ def test_microscope_in_the_shell(tmp_path):
     assert result.exit_code == 0, result.output
     found = np.load(psf)
     # As long as light comes from within the stack, and no wider than the image.
-    assert found.shape == (11, 17, 25)
+    assert found.shape == (11, 15, 23)
     made = microscope_psf(
         "widefield", na=1.4, wavelength=0.52, voxel_size=(0.25, 0.1, 0.1), shape=found.shape
     )
     assert np.abs(found - made.values).max() < 1e-6
+
+
+def test_the_objective_of_the_file_is_known(tmp_path):
+    source, psf = tmp_path / "in.ome.tif", tmp_path / "psf.npy"
+    tifffile.imwrite(source, volume(), ome=True, metadata={"axes": "ZYX"} | SIZES)
+    objective = '<Objective ID="Objective:0" LensNA="1.2" Immersion="Water"/>'
+    instrument = f'<Instrument ID="Instrument:0">{objective}</Instrument>'
+    lengths = 'EmissionWavelength="0.6" EmissionWavelengthUnit="µm" ExcitationWavelength="561"'
+    text = tifffile.tiffcomment(source).replace("<Image ", f"{instrument}<Image ", 1)
+    tifffile.tiffcomment(source, text.replace("<Channel ", f"<Channel {lengths} ", 1).encode())
+    known = {"na": 1.2, "immersion_index": 1.33, "wavelength": 0.6, "excitation_wavelength": 0.561}
+    assert read_optics(source) == pytest.approx(known)
+    options = ("--psf", "confocal", "--iterations", 1, "--save-psf", psf)
+    result = shell(source, tmp_path / "out.tif", *options)
+    assert result.exit_code == 0, result.output
+    made = microscope_psf("confocal", **known, voxel_size=(0.25, 0.1, 0.1), image_shape=(6, 16, 24))
+    assert np.abs(np.load(psf) - made.values).max() < 1e-6
+
+
+def test_files_that_tell_nothing_of_their_optics(tmp_path):
+    tifffile.imwrite(tmp_path / "bare.tif", volume())
+    channels = np.stack([volume()] * 2)
+    metadata = {"axes": "CZYX", "Channel": {"EmissionWavelength": [500, 600]}}
+    tifffile.imwrite(tmp_path / "two.ome.tif", channels, ome=True, metadata=metadata)
+    assert read_optics(tmp_path / "bare.tif") == read_optics(tmp_path / "none.png") == {}
+    assert read_optics(tmp_path / "two.ome.tif") == {}
+    assert read_optics(tmp_path / "two.ome.tif", channel=1) == {"wavelength": 0.6}
+
+
+def test_focal_plane_in_the_shell(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", volume()[3])
+    tifffile.imwrite(tmp_path / "psf.tif", kernel())
+    options = ("--iterations", 1, "--save-psf", tmp_path / "used.npy")
+    whole = shell(tmp_path / "in.tif", tmp_path / "a.tif", "--psf", tmp_path / "psf.tif", *options)
+    assert "focal:FILE" in whole.output
+    text = f"focal:{tmp_path / 'psf.tif'}"
+    result = shell(tmp_path / "in.tif", tmp_path / "a.tif", "--psf", text, *options)
+    assert result.exit_code == 0, result.output
+    plane = focal_plane(kernel())
+    assert np.array_equal(plane, kernel()[2])
+    assert np.abs(np.load(tmp_path / "used.npy") - plane / plane.sum()).max() < 1e-6
 
 
 def test_microscope_of_a_plane_is_its_focus(tmp_path):

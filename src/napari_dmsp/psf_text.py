@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORMS = (
     "gaussian:1.5, motion:20,45, widefield:na=1.4,wavelength=0.52, "
-    "confocal:na=1.4,wavelength=0.52,excitation=0.488, or bead:FILE,diameter=0.1"
+    "confocal:na=1.4,wavelength=0.52,excitation=0.488, bead:FILE,diameter=0.1, or focal:FILE"
 )
 MICROSCOPES = ("widefield", "confocal", "two-photon", "light-sheet")
 # What is written, and the argument that it is; lengths in micrometres.
@@ -54,17 +54,19 @@ def make_psf(text: str, find_image: Callable[[], Path]) -> tuple[NDArray[Any], S
     DmspError
         For what is not understood.
     """
-    from .core.psf import gaussian_psf, motion_psf
+    from .core.psf import focal_plane, gaussian_psf, motion_psf
     from .files import read_psf
 
     form, _, rest = text.partition(":")
-    known = ("gaussian", "motion", "bead", *MICROSCOPES)
-    if form not in known or not rest:
+    known = ("gaussian", "motion", "bead", "focal", *MICROSCOPES)
+    if form not in known or not (rest or form in MICROSCOPES):
         return read_psf(Path(text)), ()
     try:
         if form in MICROSCOPES:
-            found = _microscope(form, _pairs(rest.split(",")), find_image)
+            found = _microscope(form, _pairs(rest.split(",") if rest else ()), find_image)
             return found.values, (*found.notes, *found.warnings)
+        if form == "focal":
+            return focal_plane(read_psf(Path(rest))), ()
         if form == "bead":
             name, *others = rest.split(",")
             found = _bead(Path(name), _pairs(others), find_image)
@@ -93,36 +95,26 @@ def _pairs(parts: Sequence[str]) -> dict[str, str]:
 
 def _microscope(kind: str, given: dict[str, str], find_image: Callable[[], Path]) -> Psf:
     """Compute a PSF for the voxels and the size of an image; of a plane, only that in focus."""
-    from .core import microscope_psf, psf_shape
+    from .core import microscope_psf
+    from .files import read_optics
 
     voxel, shape = given.pop("voxel", None), given.pop("shape", None)
     if unknown := sorted(given.keys() - OPTICS.keys()):
         names = ", ".join([*OPTICS, "voxel", "shape"])
         raise DmspError(f"{', '.join(unknown)} is unknown; there are {names}.")
+    image = find_image()
     optics: dict[str, Any] = {OPTICS[name]: float(value) for name, value in given.items()}
+    optics = read_optics(image) | optics
     if "na" not in optics:
         raise DmspError("the numerical aperture is missing, like na=1.4.")
-    size, sides = _image(find_image(), voxel)
-    flat = len(size) == 2
-    if flat:
-        size, sides = (size[0], *size), (1, *sides)
+    size, sides = _image(image, voxel)
     if shape is None:
-        used = [optics[name] for name in ("wavelength", "excitation_wavelength") if name in optics]
-        extent = psf_shape(
-            kind,
-            na=optics["na"],
-            voxel_size=size,
-            wavelength=max(used, default=0.0),
-            immersion_index=optics.get("immersion_index", 1.515),
-            image_shape=sides,
-        )
-        # Wider than the image, it would make volumes of many times its size.
-        widest = [n // 2 * 2 + 1 for n in sides]
-        sides = (extent[0], min(extent[1], widest[1]), min(extent[2], widest[2]))
-    else:
-        sides = tuple(int(n) for n in shape.split("/"))
-    found = microscope_psf(kind, voxel_size=size, shape=sides, **optics)
-    return replace(found, values=found.values[sides[0] // 2]) if flat else found
+        return microscope_psf(kind, voxel_size=size, image_shape=sides, **optics)
+    odd = tuple(int(n) for n in shape.split("/"))
+    if len(size) == 3:
+        return microscope_psf(kind, voxel_size=size, shape=odd, **optics)
+    found = microscope_psf(kind, voxel_size=(size[0], *size), shape=(1, *odd[-2:]), **optics)
+    return replace(found, values=found.values[0])
 
 
 def _bead(file: Path, given: dict[str, str], find_image: Callable[[], Path]) -> Psf:

@@ -168,6 +168,8 @@ class Settings:
     makes_colour: ClassVar[bool] = False
     # Whether an unknown point spread function is looked for.
     finds_psf: ClassVar[bool] = False
+    # Whether planes may be restored together, as a volume.
+    restores_volumes: ClassVar[bool] = False
     # Shared options that the task does not have.
     unused: ClassVar[tuple[str, ...]] = ()
 
@@ -431,6 +433,7 @@ class Deblur(Settings):
     suffix = "deblurred"
     positional = "psf"
     finds_psf = True
+    restores_volumes = True
 
     psf: Any = _psf(
         "Point spread function, of any size up to the image's; or with three axes, (Z, Y, X), to "

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.signal import fftconvolve
 from scipy.special import j1
 
-from napari_dmsp.core.microscope import microscope_psf, psf_shape
+from napari_dmsp.core.microscope import microscope_psf, microscope_psf_shape, psf_shape
 from napari_dmsp.errors import DmspError
 
 OIL = {"na": 1.4, "wavelength": 0.52, "immersion_index": 1.515}
@@ -236,6 +236,25 @@ def test_shape_is_as_long_as_light_comes_from():
     assert shape[0] == 79
     assert shape[1] == 127
     assert 79 * 0.1 * 2.4 / 0.1 < shape[2] < 1023
+
+
+def test_psf_of_an_image():
+    given = {**OIL, "voxel_size": (0.2, 0.1, 0.1)}
+    shape = microscope_psf_shape("widefield", **given, image_shape=(6, 20, 31))
+    assert shape == (11, 19, 31)
+    psf = microscope_psf("widefield", **given, image_shape=(6, 20, 31))
+    assert psf.values.shape == shape
+    same = microscope_psf("widefield", **given, shape=shape)
+    assert_allclose(psf.values, same.values)
+    # Of a plane, what is in focus.
+    flat = {**OIL, "voxel_size": (0.1, 0.1), "image_shape": (64, 64)}
+    plane = microscope_psf("widefield", **flat)
+    assert plane.values.shape == microscope_psf_shape("widefield", **flat)
+    assert plane.values.sum() == pytest.approx(1)
+    assert plane.voxel_size == (0.1, 0.1)
+    side = plane.values.shape[0]
+    deep = microscope_psf("widefield", **given, shape=(3, side, side)).values[1]
+    assert_allclose(plane.values, deep / deep.sum(), atol=1e-7)
 
 
 def test_cut_cone_and_coarse_voxels_are_said():

@@ -294,7 +294,7 @@ def test_reasons_why_run_is_disabled(viewer, open_panel, grey_image, rgb_image):
     assert "PSF" in panel._plan.value
     other = viewer.add_image(rgb_image, name="other")
     panel.inputs.psf_layer.value = other
-    assert "2-D grey" in panel._plan.value
+    assert "grey image, 2-D or 3-D" in panel._plan.value
     viewer.layers.remove("other")
     viewer.add_image(gaussian_psf(1)[None], name="psf")
     assert panel._run_button.enabled

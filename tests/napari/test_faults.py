@@ -266,8 +266,8 @@ def test_a_measured_speed_is_that_of_its_device(qtbot, viewer, fake_prior, open_
     panel = open_panel()
     panel.run()
     finish(qtbot, panel)
-    assert set(panel._measured) == {"cpu"}
-    panel._measured["cpu"] = 1e9
+    assert set(panel._measured) == {("cpu", 2)}
+    panel._measured["cpu", 2] = 1e9
     panel.refresh()
     assert "days" in panel._plan.value
     panel.advanced.device.value = "cuda"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .worker import Controller
 
-LABEL_WIDTH = 88
+LABEL_WIDTH = 112
 # Height in pixels to which the choices of a panel can be squeezed; the rest of them is scrolled to.
 LEAST_HEIGHT = 140
 AUTO = "auto"
@@ -48,6 +48,16 @@ WORDS = {
     r"\bsigma=": "σ ",
     r"\blength=": "Length ",
     r"\bangle=": "Angle ",
+    r"\bna=": "NA ",
+    r"\bexcitation_wavelength=": "Excitation ",
+    r"\bwavelength=": "Emission ",
+    r"\bimmersion_index=": "Immersion ",
+    r"\bimmersion_index\b": "Immersion",
+    r"\bsample_index=": "Sample ",
+    r"\bdepth=": "Depth ",
+    r"\bpinhole=": "Pinhole ",
+    r"\bsheet_thickness=": "Sheet ",
+    r"\bbead_diameter=": "Diameter ",
     r"\bleave it out(?= to estimate)": "leave it empty",
 }
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Labels of axes along which colours may lie.
 CHANNEL_LABELS = {"c", "ch", "channel", "channels", "color", "colors", "colour", "colours", "rgb"}
 
+TIME_LABELS = {"t", "time"}
+
 # Rows from, to; columns from, to.
 Region = tuple[slice, slice]
 # The axes of rows and of columns in the data of a layer.
@@ -35,8 +37,8 @@ class Selection:
     Made in the GUI thread, where it computes nothing.
     """
 
-    # The part of the layer's data: a rectangle in two axes, one or all steps of the others, and of
-    # RGBA the colours only.
+    # The part of the layer's data: a rectangle in two axes, one or all steps of the others, of
+    # volumes perhaps some planes, and of RGBA the colours only.
     index: tuple[slice, ...]
     axes: Axes
     # Whether the layer is in colour, and the axis of colours that are restored together.
@@ -49,6 +51,9 @@ class Selection:
     # The layer, which the user may rename or remove at any moment, and its data as they were.
     layer: Image = field(repr=False)
     data: Any = field(repr=False)
+    # The axis along which planes are restored together, as a volume. What is said of planes then
+    # holds for volumes.
+    depth: int | None
     # A sentence if a slider is beyond the layer; the plane that is nearest to it is taken.
     beyond: str
     _to_physical: Callable[[Any], Any] = field(repr=False)
@@ -80,9 +85,15 @@ class Selection:
         return rows, columns
 
     @property
+    def restored_axes(self) -> tuple[int, ...]:
+        """The axes that are restored together, colours aside: of volumes, depth first."""
+        return self.axes if self.depth is None else (self.depth, *self.axes)
+
+    @property
     def walked(self) -> list[int]:
         """The axes that a plane does not have."""
-        return [a for a in range(len(self.index)) if a not in (*self.axes, self.colours)]
+        others = (*self.axes, self.colours, self.depth)
+        return [axis for axis in range(len(self.index)) if axis not in others]
 
     @cached_property
     def planes(self) -> list[tuple[int, ...]]:
@@ -166,6 +177,8 @@ def select(
     *,
     axes: Axes | None = None,
     colours: int | None = None,
+    depth: int | None = None,
+    planes: slice | None = None,
     region: Region | None = None,
     along: Sequence[int] = (),
     margin: int = 0,
@@ -181,6 +194,10 @@ def select(
         The two axes of a plane; those on screen by default, as in `plane_axes`.
     colours : int, optional
         Another axis, of length 3, along which a layer that is not in colour has colours.
+    depth : int, optional
+        The axis along which planes are restored together, as a volume.
+    planes : slice, optional
+        The planes of a volume; all of them by default.
     region : Region, optional
         Rectangle within the plane; all of it by default.
     along : sequence of int
@@ -192,11 +209,13 @@ def select(
     data = full_resolution(layer)
     axes = axes or plane_axes(layer, dims)
     position = np.rint(layer.world_to_data(dims.point))
-    shown = [axis for axis in range(layer.ndim) if axis not in (*axes, *along, colours)]
+    shown = [axis for axis in range(layer.ndim) if axis not in (*axes, *along, colours, depth)]
     index = [slice(0, size) for size in data.shape[: layer.ndim]]
     for axis in shown:
         start = int(np.clip(position[axis], 0, data.shape[axis] - 1))
         index[axis] = slice(start, start + 1)
+    if depth is not None and planes is not None:
+        index[depth] = planes
     around = [index[axis] for axis in axes]
     if region is not None:
         for i, (axis, part) in enumerate(zip(axes, region, strict=True)):
@@ -219,6 +238,7 @@ def select(
         _layer_options(layer),
         layer,
         data,
+        depth,
         _beyond(layer, data.shape, position, shown),
         to_physical,
     )
@@ -235,6 +255,27 @@ def plane_axes(layer: Layer, dims: Dims) -> Axes:
     return first, second
 
 
+def volume_axes(layer: Image, axes: Axes) -> tuple[int, int, int] | None:
+    """Return depth, rows and columns of the volumes that a layer's planes with these axes make up.
+
+    The depth is the axis labelled z, or else the last other one of some length that is neither
+    labelled nor measured as time or channels. None for planes and for colours.
+    """
+    if layer.rgb:
+        return None
+    others = {
+        axis: label.lower()
+        for axis, label in long_axes(layer, without=axes).items()
+        if label.lower() not in (*CHANNEL_LABELS, *TIME_LABELS)
+        and not (1 * layer.units[axis]).check("[time]")
+    }
+    named = [axis for axis, label in others.items() if label == "z"]
+    if not others:
+        return None
+    depth, rows, columns = sorted((*axes, (named or list(others))[-1]))
+    return depth, rows, columns
+
+
 def full_resolution(layer: Image) -> Any:
     """Return the data of a layer, without computing or copying it."""
     return layer.data[0] if layer.multiscale else layer.data
@@ -248,6 +289,14 @@ def visible_region(layer: Image, dims: Dims, axes: Axes, most: int | None = None
     shown = plane_axes(layer, dims) if dims.ndisplay == 2 else ()
     rows, columns = (_visible(layer, axis) if axis in shown else _all(layer, axis) for axis in axes)
     return (rows, columns) if most is None else (_middle(rows, most), _middle(columns, most))
+
+
+def near_planes(layer: Image, dims: Dims, depth: int, most: int) -> slice:
+    """Return at most so many planes of a volume, around the one where the slider is."""
+    size = full_resolution(layer).shape[depth]
+    at = int(np.clip(np.rint(layer.world_to_data(dims.point))[depth], 0, size - 1))
+    begin = int(np.clip(at - most // 2, 0, max(0, size - most)))
+    return slice(begin, min(size, begin + most))
 
 
 def shape_region(shapes: Shapes, layer: Image, axes: Axes) -> Region:
@@ -274,8 +323,8 @@ def drawn_motion(shapes: Shapes, layer: Image, axes: Axes) -> tuple[float, float
     return length, math.degrees(math.atan2(-down, right))
 
 
-def pixel_size(layer: Image, axes: Axes) -> tuple[float, float]:
-    """Return height and width of a layer's pixels in µm."""
+def pixel_size(layer: Image, axes: Sequence[int]) -> tuple[float, ...]:
+    """Return the sides of a layer's pixels in µm along some axes."""
     sizes = []
     for axis in axes:
         quantity = float(layer.scale[axis]) * layer.units[axis]
@@ -284,7 +333,7 @@ def pixel_size(layer: Image, axes: Axes) -> tuple[float, float]:
                 f"{layer.name!r} has no pixel size: set scale and units of the layer, or use px."
             )
         sizes.append(float(quantity.to("um").magnitude))
-    return sizes[0], sizes[1]
+    return tuple(sizes)
 
 
 def long_axes(layer: Image, without: Collection[int] = (), least: int = 2) -> dict[int, str]:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import Field
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,30 +41,35 @@ from .layers import (
     Region,
     colour_axes,
     long_axes,
+    near_planes,
     plane_axes,
     select,
     shape_region,
     visible_region,
+    volume_axes,
 )
 from .masks import LayerMask
 from .own_priors import priors_changed
 from .preferences import OUTPUTS, read_preferences
 from .psf import PsfChoice, is_psf
+from .psfs import BeadsPsf, GivenPsf, MicroscopePsf
 from .report import duration, tell
 from .result import Result
-from .script import Call, LayerPsf, ShapedPsf, Steps, describe
-from .worker import Done, Outcome, Progress, Runner, best_device
+from .script import Call, Steps, describe
+from .worker import Done, Outcome, Progress, Runner, best_device, explain
 
 if TYPE_CHECKING:
     import napari
     from napari.layers import Image, Layer
 
+    from ..core import Psf
+
 # One evaluation of a megapixel on a few CPU cores; the first run measures better.
 SECONDS_PER_MEGAPIXEL = 1.5
 # Until the bar moves without a new estimate.
 TELL_SECONDS = 2.0
-# Sides of what Preview restores at most: a few seconds' work.
-PREVIEW = 512
+# Sides of what Preview restores at most, and sides and planes of volumes: a few seconds' work.
+PREVIEW, VOLUME_PREVIEW, PREVIEW_PLANES = 512, 256, 32
 # Steps of the bar: Qt counts to 2**31 only.
 BAR = 1000
 
@@ -106,8 +111,9 @@ class RunPanel(Panel):
         self._told = 0.0
         self._reported: tuple[Any, ...] = ()
         self._followed: set[Layer] = set()
-        # Seconds per megapixel and evaluation, as measured, by the device.
-        self._measured: dict[str, float] = {}
+        # Seconds per megapixel and evaluation, as measured, by the device and the axes that are
+        # restored together.
+        self._measured: dict[tuple[str, int], float] = {}
         self.script = ""
         super().__init__(napari_viewer)
         layout = self.native.layout()
@@ -124,7 +130,8 @@ class RunPanel(Panel):
         self.advanced = form(self._advanced_widgets())
         self._preview_button = PushButton(
             text="Preview",
-            tooltip=f"Restore the middle of the visible area, {PREVIEW} pixels wide.",
+            tooltip=f"Restore the middle of the visible area, {PREVIEW} pixels wide; of volumes, "
+            f"{VOLUME_PREVIEW} pixels and the {PREVIEW_PLANES} planes around the one shown.",
         )
         self._run_button = PushButton(text="Run")
         self._script_button = PushButton(
@@ -171,9 +178,9 @@ class RunPanel(Panel):
             tooltip="Every plane is restored by itself, with its own noise level.",
         )
         # Here, so that it is before `refresh`, which is called for all that is returned.
-        for choice in (self._image, self._axes, self._channels):
-            choice.changed.connect(self._offer_axes)
         psf = self._psf.widgets if self._psf is not None else ()
+        for choice in (self._image, self._axes, self._channels, *psf):
+            choice.changed.connect(self._offer_axes)
         own = self._option_widgets(folded=False)
         return [self._image, *psf, *own, self._region, self._planes]
 
@@ -225,6 +232,8 @@ class RunPanel(Panel):
         self._preview_button.changed.connect(self.preview)
         self._run_button.changed.connect(self.run)
         self._script_button.changed.connect(self.copy_script)
+        if self._psf is not None:
+            self._psf.shown.changed.connect(self.show_psf)
         for part in (self.inputs, self.advanced):
             part.changed.connect(self.refresh)
         dims = self._viewer.dims.events
@@ -265,13 +274,50 @@ class RunPanel(Panel):
         assert self.image is not None
         return self._axes.value or plane_axes(self.image, self._viewer.dims)
 
-    def psf(self) -> ShapedPsf | LayerPsf | None:
+    @property
+    def volume_axes(self) -> tuple[int, int, int] | None:
+        """Depth, rows and columns of the volumes that the layer may be restored as; else None."""
+        if self.image is None or not self.kind.restores_volumes or self._channels.value:
+            return None
+        return volume_axes(self.image, self.axes)
+
+    @property
+    def restored_axes(self) -> tuple[int, ...]:
+        """The axes that are restored together: those of a plane, or `volume_axes`."""
+        if self._psf is not None and self._psf.restores_volumes:
+            assert self.volume_axes is not None
+            return self.volume_axes
+        return self.axes
+
+    def psf(self) -> GivenPsf | None:
         """Return the point spread function, or None if it is unknown or there is none."""
-        return None if self._psf is None else self._psf.read()
+        return self._make_call(preview=False).psf
 
     def magnification(self) -> float:
         """Return how much longer the sides of the result are."""
         return float(self._read("scale")) if "scale" in self._options else 1.0
+
+    def show_psf(self) -> None:
+        """Compute the point spread function of a microscope or of beads, and add it as a layer."""
+        from superqt.utils import create_worker
+
+        try:
+            call = self._make_call(preview=False)
+        except ValueError:
+            self.refresh()
+            return
+        name = f"{call.selection.layer.name} PSF"
+
+        def added(made: Psf) -> None:
+            self._runner.in_turns(partial(self._show_psf, name, made))
+
+        def failed(error: Exception) -> None:
+            self._runner.in_turns(partial(self._say, in_panel_words(explain(error), self.kind)))
+
+        self._say("Computing the PSF …")
+        create_worker(
+            lambda: call.made, _connect={"returned": added, "errored": failed}, _start_thread=True
+        )
 
     def run(self) -> None:
         """Start a run, unless one goes on or something is missing."""
@@ -330,6 +376,7 @@ class RunPanel(Panel):
         self._prior_file.visible = self._prior.value == OWN_PRIOR
         if self._psf is not None:
             self._psf.show()
+            self._psf.shown.enabled = not running and not problem
         if "psf_size" in self._options:
             self._options["psf_size"][2].visible = self._psf_is_unknown()
         self._follow_layers()
@@ -391,23 +438,32 @@ class RunPanel(Panel):
             raise DmspError(f"{layer.name!r} has colours already; a mosaic is grey.")
         (colours,) = self._channels.value or (None,)
         settings = self._settings()
+        *depths, rows, columns = self.restored_axes
+        axes, depth = (rows, columns), depths[0] if depths else None
+        near = None
+        if preview and depth is not None:
+            near = near_planes(layer, dims, depth, PREVIEW_PLANES)
+        most = PREVIEW if depth is None else VOLUME_PREVIEW
         selection = select(
             layer,
             dims,
-            axes=self.axes,
+            axes=axes,
             colours=colours,
-            region=self._visible_region(PREVIEW) if preview else self._chosen_region(),
+            depth=depth,
+            planes=near,
+            region=self._visible_region(axes, most) if preview else self._chosen_region(axes),
             along=() if preview or self._planes.value is None else self._planes.value,
             margin=self.kind.margin,
             align=self._align(settings),
         )
+        if self._psf is not None:
+            settings = settings.replace(psf=self._psf.read(selection))
         return Call(settings, selection, self._output.value != OUTPUTS[0])
 
     def _settings(self) -> Settings:
+        """Return what is chosen, but for the point spread function."""
         values = {name: self._read(name) for name in self._options}
         values |= {"prior": self._chosen_prior(), "mask": self._chosen_mask()}
-        if self._psf is not None:
-            values["psf"] = self.psf()
         if not self._psf_is_unknown():
             values.pop("psf_size", None)
         return self.kind.of(**values)
@@ -442,19 +498,19 @@ class RunPanel(Panel):
         assert self.image is not None
         return LayerMask.over(mask, self.image, self._viewer.dims.point)
 
-    def _chosen_region(self) -> Region | None:
+    def _chosen_region(self, axes: Axes) -> Region | None:
         assert self.image is not None
         if self._region.value is None:
             raise DmspError("Choose a Region: its layer was removed.")
         if self._region.value == WHOLE:
             return None
         if self._region.value == VISIBLE:
-            return self._visible_region()
-        return shape_region(self._region.value, self.image, self.axes)
+            return self._visible_region(axes)
+        return shape_region(self._region.value, self.image, axes)
 
-    def _visible_region(self, most: int | None = None) -> Region:
+    def _visible_region(self, axes: Axes, most: int | None = None) -> Region:
         assert self.image is not None
-        return visible_region(self.image, self._viewer.dims, self.axes, most)
+        return visible_region(self.image, self._viewer.dims, axes, most)
 
     # What there is to choose.
 
@@ -489,7 +545,8 @@ class RunPanel(Panel):
     def _plane_choices(self, _: object = None) -> list[AxesChoice]:
         if self.image is None:
             return [("the one shown", ())]
-        axes = long_axes(self.image, without=(*self.axes, *(self._channels.value or ())))
+        restored = self.restored_axes
+        axes = long_axes(self.image, without=(*restored, *(self._channels.value or ())))
         single = [(f"all along {label}", (axis,)) for axis, label in axes.items()]
         every = [("all", tuple(axes))] if len(axes) > 1 else []
         return [("the one shown", ()), *single, *every]
@@ -506,28 +563,33 @@ class RunPanel(Panel):
     def _forecast(self, call: Call) -> str:
         selection, settings, ahead = call.selection, call.settings, forecast(call.plan)
         kind = "grey" if selection.colours is None else "colour"
-        measured = self._measured.get(settings.device)
+        measured = self._measured.get((settings.device, settings.space))
         seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.megapixels * ahead.evaluations
-        count, in_all = (f"{ahead.planes} planes of ", " in all") if ahead.planes > 1 else ("", "")
-        labels = selection.axis_labels
+        what, pixels = ("plane", "pixels") if selection.depth is None else ("volume", "voxels")
+        several = ahead.planes > 1
+        count, in_all = (f"{ahead.planes} {what}s of ", " in all") if several else ("", "")
+        labels, axes = selection.axis_labels, selection.restored_axes
         if len(labels) > 2:
-            rows, columns = (labels[axis] for axis in selection.axes)
+            names = ", ".join(labels[axis] for axis in axes)
             along = ""
             if selection.colours is not None and not selection.rgb:
                 along = f", colours along {labels[selection.colours]}"
-            count = f"Planes in axes {rows}, {columns}{along}: {count}"
+            count = f"{what.capitalize()}s in axes {names}{along}: {count}"
+        sides = [part.stop - part.start for part in (selection.index[axis] for axis in axes)]
         larger = call.plan.grid.shape
         output = f" to {larger[0]} × {larger[1]}" if larger != selection.shape else ""
         device = self._device_name(settings.device)
         tiles = f" in {ahead.tiles} tiles" if ahead.tiles > 1 else ""
         text = (
-            f"{count}{selection.shape[0]} × {selection.shape[1]} {kind} pixels{output}, "
-            f"{ahead.megapixels:.2g} megapixels{in_all}: {duration(seconds)}"
+            f"{count}{' × '.join(map(str, sides))} {kind} {pixels}{output}, "
+            f"{ahead.megapixels:.2g} mega{pixels}{in_all}: {duration(seconds)}"
             f"{'' if measured or device == 'the GPU' else ' without a GPU'} and "
             f"{ahead.memory / 1e9:.1f} GB{tiles} on {device}."
         )
         if settings.blind:
             text += " Finding the PSF takes a minute or two more without a GPU."
+        if getattr(call.psf, "focal", False):
+            text += " Of the PSF, the plane in focus is used."
         return f"{text} {selection.beyond}".strip()
 
     def _device_name(self, name: str) -> str:
@@ -580,8 +642,8 @@ class RunPanel(Panel):
             # A search for the PSF has quicker evaluations than the restoration.
             ahead = forecast(self._call.plan)
             each = done.about["seconds"] / done.about["evaluations"]
-            device = self._call.settings.device
-            self._measured[device] = each / ahead.megapixels * ahead.planes
+            settings = self._call.settings
+            self._measured[settings.device, settings.space] = each / ahead.megapixels * ahead.planes
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False
@@ -603,11 +665,12 @@ class RunPanel(Panel):
         layer = self._result.settle()
         self._result.add_errors()
         if self._psfs:
-            active = self._viewer.layers.selection.active
-            name = f"{self._result.name} PSF"
-            self._viewer.add_image(_stacked(self._psfs), name=name, visible=False)
-            self._viewer.layers.selection.active = layer or active
-        self._say(in_panel_words(tell(self._call, self._done, outcome), self.kind))
+            self._add_psf(f"{self._result.name} PSF", _stacked(self._psfs), layer)
+        report = [tell(self._call, self._done, outcome)]
+        if isinstance(self._call.psf, MicroscopePsf | BeadsPsf):
+            made = self._call.made
+            report += [*made.notes, *made.warnings]
+        self._say(in_panel_words("\n".join(report), self.kind))
         if layer is not None:
             about = describe(self._call, self._done, layer.data)
             layer.metadata = {"napari-dmsp": about}
@@ -616,6 +679,20 @@ class RunPanel(Panel):
                 self._preview_layer = layer
             self.refresh()
         return layer
+
+    def _show_psf(self, name: str, made: Psf) -> None:
+        """Add a hidden layer of a PSF that was computed, which lies where it is looked at best."""
+        sides = len(made.voxel_size)
+        options = {"scale": made.voxel_size, "units": ["um"] * sides}
+        self._add_psf(name, made.values, None, axis_labels=list("zyx"[-sides:]), **options)
+        self._say("\n".join(["The PSF is a layer.", *made.notes, *made.warnings]))
+
+    def _add_psf(
+        self, name: str, psf: NDArray[np.float32], result: Image | None, **options: Any
+    ) -> None:
+        active = self._viewer.layers.selection.active
+        self._viewer.add_image(psf, name=name, visible=False, **options)
+        self._viewer.layers.selection.active = result or active
 
 
 @cache

@@ -101,6 +101,10 @@ class Result:
             data = data.astype(call.plan.dtype, copy=False)
         if data is not self._data:
             self.layer.data = self._data = data
+        if call.selection.depth is not None:
+            # Light that is put back to where it came from is brighter than what was seen.
+            low, high = self.layer.contrast_limits
+            self.layer.contrast_limits = low, max(high, float(np.nanpercentile(data, 99.9)))
         return self.layer
 
     def remove(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,60 +16,16 @@ from ..settings import Photons, Settings
 from ..windows import Grid
 from .layers import Selection
 from .masks import LayerMask, MaskSource
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Layer
+from .psfs import GivenPsf, data_source
 
 Steps = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ShapedPsf:
-    """A point spread function of `napari_dmsp.core.psf`, by its name and its sizes."""
-
-    function: str
-    sizes: tuple[Any, ...]
-
-    def make(self) -> NDArray[Any]:
-        """Compute it, which takes no torch."""
-        return _shaped(self)
-
-    def code(self) -> str:
-        """Write it down."""
-        return f"{self.function}({', '.join(map(repr, self.sizes))})"
-
-
-@lru_cache(8)
-def _shaped(psf: ShapedPsf) -> NDArray[Any]:
-    from ..core import psf as functions
-
-    kernel: NDArray[Any] = getattr(functions, psf.function)(*psf.sizes)
-    return kernel
-
-
-@dataclass(frozen=True, eq=False)
-class LayerPsf:
-    """The point spread function in a layer, with its data as they were at the start."""
-
-    layer: Image
-    data: Any = field(repr=False)
-
-    def make(self) -> NDArray[Any]:
-        """Compute it."""
-        # Leading axes of length 1 are dropped, but not those of a PSF that is one pixel wide.
-        return np.asarray(self.data).reshape(self.data.shape[-2:])
-
-    def code(self) -> str:
-        """Write it down."""
-        shape = tuple(map(int, self.data.shape[-2:]))
-        return f"np.asarray({data_source(self.layer)}).reshape({shape})"
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
     """The restoration of planes of a layer."""
 
-    # The task and its options; `ShapedPsf`, `LayerPsf` and `LayerMask` stand for what they make.
+    # The task and its options; a `GivenPsf` and a `LayerMask` stand for what they make.
     settings: Settings
     selection: Selection
     # Whether grey results get the type of the layer; otherwise they stay float32.
@@ -77,7 +33,7 @@ class Call:
     _frame: list[NDArray[Any]] = field(default_factory=list, repr=False)
 
     @property
-    def psf(self) -> ShapedPsf | LayerPsf | None:
+    def psf(self) -> GivenPsf | None:
         """The point spread function, if the task has one and it is known."""
         return getattr(self.settings, "psf", None)
 
@@ -96,7 +52,13 @@ class Call:
             for axis in selection.walked
             if selection.axis_labels[axis].lower() in CHANNEL_NAMES
         ]
-        axes = Axes(source.shape, *selection.axes, selection.colours, named[0] if named else None)
+        axes = Axes(
+            source.shape,
+            *selection.axes,
+            selection.colours,
+            channels=named[0] if named else None,
+            depth=selection.depth,
+        )
         mask = None
         if settings.mask is not None:
             layer = settings.mask if isinstance(settings.mask, LayerMask) else None
@@ -115,7 +77,13 @@ class Call:
         """Return the plan as it is run; not in the GUI thread, for it may compute."""
         if self.psf is None:
             return self.plan
-        return replace(self.plan, task=self.plan.task.replace(psf=self.psf.make()))
+        return replace(self.plan, task=self.plan.task.replace(psf=np.asarray(self.made)))
+
+    @cached_property
+    def made(self) -> Any:
+        """What the point spread function makes; not in the GUI thread before a run has ended."""
+        assert self.psf is not None
+        return self.psf.make()
 
     def frame(self, block: NDArray[Any]) -> NDArray[Any]:
         """Return the array of all planes, made by the first call, which had better not block."""
@@ -147,7 +115,7 @@ class Call:
         """Write down what becomes of a restored plane; the array of the result gives the type."""
         lines, selection = [], self.selection
         if selection.has_margin:
-            crop = dict(zip(selection.axes, self.plan.parts[0].crop, strict=True))
+            crop = dict(zip(selection.axes, self.plan.parts[0].crop[-2:], strict=True))
             read = [axis for axis in range(len(selection.index)) if axis not in selection.walked]
             inner = _write([crop.get(axis, slice(None)) for axis in read])
             lines.append(f"image = image[{inner}]")
@@ -164,12 +132,6 @@ class Call:
     def has_alpha(self, result: NDArray[Any]) -> bool:
         """Whether planes of a result in colour are transparent."""
         return self.selection.in_colour(result) and result.shape[-1] == 4
-
-
-def data_source(layer: Layer) -> str:
-    """Return the full data of a layer as Python in the console of napari."""
-    finest = "[0]" if getattr(layer, "multiscale", False) else ""
-    return f"viewer.layers[{layer.name!r}].data{finest}"
 
 
 def opacity(dtype: np.dtype[Any]) -> int:
@@ -230,8 +192,9 @@ def write_script(call: Call, done: dict[Steps, dict[str, Any] | None], result: N
     ]
     if isinstance(call.settings.noise, Photons):
         head.append("from napari_dmsp.settings import Photons")
-    if isinstance(call.psf, ShapedPsf):
-        head.append(f"from napari_dmsp.core.psf import {call.psf.function}")
+    if call.psf is not None:
+        head += call.psf.imports
+        body.append(f"psf = {call.psf.code()}")
     if isinstance(mask, LayerMask):
         head.append("from napari_dmsp._viewer.masks import LayerMask")
         layers = (f"viewer.layers[{each.name!r}]" for each in (mask.layer, mask.image))
@@ -275,7 +238,7 @@ def _write_plane(
         same["channel_axis"] = selection.channel_axis
     arrays = {}
     if call.psf is not None:
-        arrays["psf"] = call.psf.code()
+        arrays["psf"] = "psf"
     if isinstance(settings.mask, LayerMask):
         arrays["mask"] = f"mask.read(np.s_[{here}], {selection.axes})"
     written = settings.replace(**same).code(**arrays)

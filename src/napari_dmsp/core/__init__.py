@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from .beads import BeadPsf, bead_psf
     from .inputs import Reference, read_input
     from .job import Job, Problem, Restoration, prepare, run
-    from .microscope import Psf, microscope_psf, psf_shape
+    from .microscope import Psf, microscope_psf, microscope_psf_shape, psf_shape
     from .prior import Prior, load_prior, mean_shift
+    from .psf import focal_plane
     from .solvers import State
     from .tasks import prepare_deblur, prepare_demosaic, prepare_superres
 
@@ -22,8 +23,9 @@ _ROOMS = {
     "beads": ("BeadPsf", "bead_psf"),
     "inputs": ("Reference", "read_input"),
     "job": ("Job", "Problem", "Restoration", "prepare", "run"),
-    "microscope": ("Psf", "microscope_psf", "psf_shape"),
+    "microscope": ("Psf", "microscope_psf", "microscope_psf_shape", "psf_shape"),
     "prior": ("Prior", "load_prior", "mean_shift"),
+    "psf": ("focal_plane",),
     "solvers": ("State",),
     "tasks": ("prepare_deblur", "prepare_demosaic", "prepare_superres"),
 }
@@ -39,9 +41,11 @@ __all__ = [
     "Restoration",
     "State",
     "bead_psf",
+    "focal_plane",
     "load_prior",
     "mean_shift",
     "microscope_psf",
+    "microscope_psf_shape",
     "prepare",
     "prepare_deblur",
     "prepare_demosaic",

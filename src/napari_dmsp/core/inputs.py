@@ -386,8 +386,8 @@ def _check_volume(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]
     """Return (Z, Y, X) as (1, Z, Y, X), or raise a `DmspError` that says what to do."""
     if array.ndim == 2:
         raise DmspError(
-            f"the psf has three axes, the image of shape {array.shape} is a plane; use the focal "
-            "plane of the psf, psf[psf.shape[0] // 2], or give the whole stack."
+            f"the psf has three axes, the image of shape {array.shape} is a plane; give the "
+            "whole stack, or the focal plane only: focal_plane(psf), in the shell focal:FILE."
         )
     if array.ndim != 3 or channel_axis is not None:
         raise DmspError(

@@ -168,6 +168,7 @@ def microscope_psf(
     pinhole: float = 1.0,
     sheet_thickness: float | None = None,
     shape: tuple[int, ...] | None = None,
+    image_shape: tuple[int, ...] | None = None,
 ) -> Psf:
     """PSF of an ideal microscope, in focus at the cover glass or at a depth in the sample.
 
@@ -182,8 +183,9 @@ def microscope_psf(
         excitation²; ``light sheet``, emission × a Gaussian sheet.
     na : float
         Numerical aperture, below the index of the immersion.
-    voxel_size : (float, float, float)
-        Step of the focus or stage, height and width of a pixel in the sample, in micrometres.
+    voxel_size : (float, float, float) or (float, float)
+        Step of the focus or stage, height and width of a pixel in the sample, in micrometres; of
+        a plane, without the step.
     wavelength : float, optional
         Emission in micrometres; needed for all but two-photon microscopes.
     excitation_wavelength : float, optional
@@ -199,76 +201,175 @@ def microscope_psf(
         Full width at half the maximum of a light sheet, in micrometres.
     shape : (int, int, int), optional
         Odd sides in voxels; that of `psf_shape` if it is not given. The PSF of a widefield
-        microscope has no end: give 2 n - 1 planes for a stack of n, or `psf_shape` the stack's.
+        microscope has no end: give 2 n - 1 planes for a stack of n, or ``image_shape``.
+    image_shape : (int, int, int) or (int, int), optional
+        Shape of what is restored, (Z, Y, X) or (Y, X), instead of ``shape``: the PSF gets the sides
+        of `psf_shape`, but is no wider than the image; that of a plane is the one in focus.
 
     Returns
     -------
     Psf
-        (nz, ny, nx), sum 1 within the shape.
+        (nz, ny, nx), or (ny, nx) for a plane; sum 1 within the shape.
 
     Raises
     ------
     DmspError
         If a value cannot be.
     """
-    kind = _kind(kind)
-    sample_index = immersion_index if sample_index is None else sample_index
-    optics = _optics(na, immersion_index, sample_index, depth)
-    size = check_voxels(voxel_size, 3)
-    emission = excitation = 0.0
-    if kind != "two-photon":
-        emission = _wavelength("wavelength", wavelength)
-    if kind in ("confocal", "two-photon"):
-        excitation = _wavelength("excitation_wavelength", excitation_wavelength)
-    if not (0 <= pinhole <= WIDEST_PINHOLE or pinhole == math.inf):
-        raise DmspError(
-            f"pinhole={pinhole:g} Airy units must be 0 to {WIDEST_PINHOLE:g}, or inf for open."
-        )
-    if kind == "light sheet" and not (sheet_thickness and 0 < sheet_thickness < math.inf):
-        raise DmspError(f"sheet_thickness={sheet_thickness} must be a positive number of µm.")
-    used = tuple(w for w in (excitation, emission) if w)
-    if shape is None:
-        shape = psf_shape(
-            kind, na=na, voxel_size=size, wavelength=max(used), immersion_index=immersion_index
-        )
-    sides = check_sides(shape, 3)
+    setup = _Setup.of(
+        kind,
+        na=na,
+        voxel_size=voxel_size,
+        wavelength=wavelength,
+        excitation_wavelength=excitation_wavelength,
+        immersion_index=immersion_index,
+        sample_index=sample_index,
+        depth=depth,
+        pinhole=pinhole,
+        sheet_thickness=sheet_thickness,
+        shape=shape,
+        image_shape=image_shape,
+    )
+    return setup.psf()
 
-    best = optics.best_focus(used)
-    z = best + size[0] * np.arange(-(sides[0] // 2), sides[0] // 2 + 1, dtype=np.float64)
-    step = min(used) / (2 * na) / TABLE_STEPS
-    reach = math.hypot(*((n // 2 + 1) * d for n, d in zip(sides[1:], size[1:], strict=True)))
-    hole = pinhole * 0.61 * emission / na
-    if kind == "confocal" and hole < math.inf:
-        table = optics.intensity(np.arange(0, reach + hole + 4 * step, step), z, emission)
-        radius = np.arange(0, reach + 4 * step, step)
-        table = _through_hole(radius, hole, step, len(table), emission / (2 * na)) @ table
-        table *= optics.intensity(radius, z, excitation)
-    else:
-        radius = np.arange(0, reach + 4 * step, step)
-        table = optics.intensity(radius, z, used[0])
-    if kind == "two-photon":
-        table **= 2
-    if kind == "light sheet" and sheet_thickness:
-        table *= np.exp(-4 * math.log(2) * ((z - best) / sheet_thickness) ** 2)
-    values = _pixels(table, step, sides, size, min(used) / (2 * na))
-    planes = values.sum((1, 2))
-    values /= planes.sum()
 
-    notes, warnings = [], list(_sampling_warnings(optics, kind, used, size))
-    shift = best - depth
-    if shift:
-        where = "deeper" if shift > 0 else "higher"
-        notes.append(
-            f"A point {depth:g} µm deep appears {abs(shift):.2f} µm {where} than it is;"
-            " the PSF is centred on its peak."
-        )
-    if kind == "widefield" and planes.min() < 0.9 * planes.max():
-        lost = 100 * (1 - planes.min() / planes.max())
-        warnings.append(
-            f"The cone of light is wider than the PSF of {sides[1]} × {sides[2]} pixels: its"
-            f" outermost plane lacks {lost:.0f} % of the light. Take more pixels or fewer planes."
-        )
-    return Psf(values.astype(np.float32), size, tuple(notes), tuple(warnings), shift)
+def microscope_psf_shape(kind: str, **optics: Any) -> tuple[int, ...]:
+    """Return the shape of what `microscope_psf` returns, without computing it.
+
+    Parameters
+    ----------
+    kind, **optics
+        As in `microscope_psf`.
+
+    Raises
+    ------
+    DmspError
+        If a value cannot be.
+    """
+    setup = _Setup.of(kind, **optics)
+    return setup.sides[1:] if setup.flat else setup.sides
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What `microscope_psf` is given, checked; wavelengths are 0 where they do not matter."""
+
+    kind: str
+    optics: Optics
+    size: tuple[float, ...]
+    emission: float
+    excitation: float
+    # Diameter in Airy units, and thickness.
+    pinhole: float
+    sheet: float | None
+    # Sides of the PSF, and whether only its plane in focus is wanted.
+    sides: tuple[int, ...]
+    flat: bool
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        *,
+        na: float,
+        voxel_size: tuple[float, ...],
+        wavelength: float | None = None,
+        excitation_wavelength: float | None = None,
+        immersion_index: float = 1.515,
+        sample_index: float | None = None,
+        depth: float = 0.0,
+        pinhole: float = 1.0,
+        sheet_thickness: float | None = None,
+        shape: tuple[int, ...] | None = None,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> _Setup:
+        """Check the arguments of `microscope_psf`."""
+        kind = _kind(kind)
+        sample_index = immersion_index if sample_index is None else sample_index
+        optics = _optics(na, immersion_index, sample_index, depth)
+        flat = image_shape is not None and len(image_shape) == 2
+        size = check_voxels(voxel_size, 2 if flat else 3)
+        if flat:
+            # The step is not used.
+            size = (size[0], *size)
+        emission = excitation = 0.0
+        if kind != "two-photon":
+            emission = _wavelength("wavelength", wavelength)
+        if kind in ("confocal", "two-photon"):
+            excitation = _wavelength("excitation_wavelength", excitation_wavelength)
+        if not (0 <= pinhole <= WIDEST_PINHOLE or pinhole == math.inf):
+            raise DmspError(
+                f"pinhole={pinhole:g} Airy units must be 0 to {WIDEST_PINHOLE:g}, or inf for open."
+            )
+        if kind == "light sheet" and not (sheet_thickness and 0 < sheet_thickness < math.inf):
+            raise DmspError(f"sheet_thickness={sheet_thickness} must be a positive number of µm.")
+        frame = None if image_shape is None else (1, *image_shape)[-3:]
+        if shape is None:
+            shape = psf_shape(
+                kind,
+                na=na,
+                voxel_size=size,
+                wavelength=max(emission, excitation),
+                immersion_index=immersion_index,
+                image_shape=frame,
+            )
+            if frame is not None:
+                # Wider than the image, it would make volumes of many times its size.
+                widest = ((n - 1) // 2 * 2 + 1 for n in frame[1:])
+                shape = (shape[0], *map(min, shape[1:], widest))
+        sides = check_sides(shape, 3)
+        return cls(kind, optics, size, emission, excitation, pinhole, sheet_thickness, sides, flat)
+
+    @property
+    def used(self) -> tuple[float, ...]:
+        """The wavelengths that matter, excitation first."""
+        return tuple(w for w in (self.excitation, self.emission) if w)
+
+    def psf(self) -> Psf:
+        """Compute the PSF."""
+        optics, sides, size, used = self.optics, self.sides, self.size, self.used
+        kind, na, depth = self.kind, self.optics.na, self.optics.depth
+        best = optics.best_focus(used)
+        z = best + size[0] * np.arange(-(sides[0] // 2), sides[0] // 2 + 1, dtype=np.float64)
+        step = min(used) / (2 * na) / TABLE_STEPS
+        reach = math.hypot(*((n // 2 + 1) * d for n, d in zip(sides[1:], size[1:], strict=True)))
+        hole = self.pinhole * 0.61 * self.emission / na
+        if kind == "confocal" and hole < math.inf:
+            table = optics.intensity(np.arange(0, reach + hole + 4 * step, step), z, self.emission)
+            radius = np.arange(0, reach + 4 * step, step)
+            finest = self.emission / (2 * na)
+            table = _through_hole(radius, hole, step, len(table), finest) @ table
+            table *= optics.intensity(radius, z, self.excitation)
+        else:
+            radius = np.arange(0, reach + 4 * step, step)
+            table = optics.intensity(radius, z, used[0])
+        if kind == "two-photon":
+            table **= 2
+        if kind == "light sheet" and self.sheet:
+            table *= np.exp(-4 * math.log(2) * ((z - best) / self.sheet) ** 2)
+        values = _pixels(table, step, sides, size, min(used) / (2 * na))
+        planes = values.sum((1, 2))
+        values /= planes.sum()
+
+        notes, warnings = [], list(_sampling_warnings(optics, kind, used, size))
+        shift = best - depth
+        if shift:
+            where = "deeper" if shift > 0 else "higher"
+            notes.append(
+                f"A point {depth:g} µm deep appears {abs(shift):.2f} µm {where} than it is;"
+                " the PSF is centred on its peak."
+            )
+        if kind == "widefield" and planes.min() < 0.9 * planes.max():
+            lost = 100 * (1 - planes.min() / planes.max())
+            warnings.append(
+                f"The cone of light is wider than the PSF of {sides[1]} × {sides[2]} pixels:"
+                f" its outermost plane lacks {lost:.0f} % of the light. Take more pixels or fewer"
+                " planes."
+            )
+        if self.flat:
+            values, size = values[sides[0] // 2], size[1:]
+            values /= values.sum()
+        return Psf(values.astype(np.float32), size, tuple(notes), tuple(warnings), shift)
 
 
 def psf_shape(

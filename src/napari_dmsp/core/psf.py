@@ -87,6 +87,25 @@ def path_psf(
     return (psf / psf.sum()).astype(np.float32)
 
 
+def focal_plane(psf: ArrayLike) -> NDArray[Any]:
+    """Return the plane of a PSF of three axes that has its highest value; one of two axes stays.
+
+    Parameters
+    ----------
+    psf : array_like
+        (kd, kh, kw) or (kh, kw), any real dtype.
+
+    Returns
+    -------
+    ndarray
+        (kh, kw), for restoring planes where only the PSF of volumes is known.
+    """
+    values = np.asarray(psf)
+    if values.ndim < 3:
+        return values
+    return values[int(values.max((-2, -1)).argmax())]
+
+
 def normalise_psf(psf: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.float64]:
     """Remove what a kernel cannot be, and scale it to sum 1.
 

@@ -11,6 +11,7 @@ from .pictures import (
     open_stack,
     read_image,
     read_mask,
+    read_optics,
     read_planes,
     read_psf,
     write_image,

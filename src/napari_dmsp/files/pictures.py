@@ -17,7 +17,7 @@ from ..errors import DmspError
 from . import tags as notes
 from .records import check_readable, check_writable, reading, written_whole
 from .stacks import MICROMETRES, TIFF, Axis, Picture, Stack
-from .tiff import describe_tiff, open_tiff, read_tiff, write_tiff
+from .tiff import describe_tiff, open_tiff, read_tiff, tiff_optics, write_tiff
 
 PNG, JPEG = {".png"}, {".jpg", ".jpeg"}
 SUFFIXES = TIFF | PNG | JPEG
@@ -103,6 +103,29 @@ def describe(path: Path) -> tuple[list[str], tuple[int, ...], dict[str, float]]:
         axes = tuple(Axis(name) for name in "tczyx"[-len(shape) :])
     sizes = {a.name: a.spacing * MICROMETRES[a.unit] for a in axes if a.unit in MICROMETRES}
     return [axis.name for axis in axes], shape, sizes
+
+
+def read_optics(path: Path, channel: int | None = None) -> dict[str, float]:
+    """Return what the metadata of a file say of its microscope, as `microscope_psf` takes it.
+
+    Parameters
+    ----------
+    path : Path
+        An image; only OME-TIFF tells anything.
+    channel : int, optional
+        Whose wavelengths are told; by default those that all channels share.
+
+    Returns
+    -------
+    dict
+        ``na``, ``immersion_index``, ``wavelength`` and ``excitation_wavelength`` in micrometres, as
+        far as they are known.
+    """
+    if path.suffix.lower() not in TIFF:
+        return {}
+    check_readable(path)
+    with reading(path):
+        return tiff_optics(path, channel)
 
 
 def read_psf(path: Path) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from ..errors import DmspError
 from . import tags as notes
-from .stacks import READ, SPATIAL, Axis, Picture, Stack, named_unit
+from .stacks import MICROMETRES, READ, SPATIAL, Axis, Picture, Stack, named_unit
 
 Pixels = NDArray[Any]
 
@@ -42,6 +42,12 @@ IMAGEJ_BYTES = 2**32 - 2**25
 # What is kept of the pixels and channels of OME.
 OME_SIZES = ("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ", "TimeIncrement")
 OME_CHANNEL = ("Name", "Color", "Fluor", "EmissionWavelength", "ExcitationWavelength")
+# What OME calls wavelengths, and refractive indices of what it calls immersions.
+WAVELENGTHS = {
+    "wavelength": "EmissionWavelength",
+    "excitation_wavelength": "ExcitationWavelength",
+}
+IMMERSIONS = {"Oil": 1.515, "Water": 1.33, "WaterDipping": 1.33, "Air": 1.0, "Glycerol": 1.47}
 # Values of the tag Orientation for which rows and columns are exchanged, and which then run back.
 TURNED, ROWS_BACK, COLUMNS_BACK = {5, 6, 7, 8}, {3, 4, 7, 8}, {2, 3, 6, 7}
 ALPHA = ("assocalpha", "unassalpha")
@@ -143,6 +149,41 @@ def describe_tiff(path: Path) -> tuple[tuple[Axis, ...], tuple[int, ...]]:
         if layout.orientation in TURNED:
             shape[rows : rows + 2] = shape[rows + 1], shape[rows]
         return axes, tuple(shape[: len(axes)])
+
+
+def tiff_optics(path: Path, channel: int | None) -> dict[str, float]:
+    """Return what OME's metadata say of the objective and the light, see `read_optics`."""
+    with tifffile.TiffFile(path) as file:
+        if not file.ome_metadata:
+            return {}
+        _, layout = _describe(path, file)
+        root = ElementTree.fromstring(file.ome_metadata.encode())
+    images = root.findall("{*}Image")
+    if layout.number >= len(images):
+        return {}
+    image, found = images[layout.number], {}
+    used = image.find("{*}ObjectiveSettings")
+    objectives = {
+        each.attrib.get("ID"): each for each in root.findall("{*}Instrument/{*}Objective")
+    }
+    objective = objectives.get(None if used is None else used.attrib.get("ID"))
+    if objective is None and len(objectives) == 1:
+        (objective,) = objectives.values()
+    if objective is not None:
+        if "LensNA" in objective.attrib:
+            found["na"] = float(objective.attrib["LensNA"])
+        if objective.attrib.get("Immersion") in IMMERSIONS:
+            found["immersion_index"] = IMMERSIONS[objective.attrib["Immersion"]]
+    if used is not None and "RefractiveIndex" in used.attrib:
+        found["immersion_index"] = float(used.attrib["RefractiveIndex"])
+    channels = image.findall("{*}Pixels/{*}Channel")
+    for name, key in WAVELENGTHS.items():
+        lengths = [_micrometres(each, key) for each in channels]
+        if channel is not None:
+            lengths = lengths[channel : channel + 1]
+        if len(set(lengths)) == 1 and lengths[0] is not None:
+            found[name] = lengths[0]
+    return found
 
 
 def open_tiff(path: Path) -> Stack:
@@ -529,6 +570,14 @@ def _ome(text: str, number: int) -> dict[str, Any]:
         if channels and all(name in channel for channel in channels):
             metadata.setdefault("Channel", {})[name] = [channel[name] for channel in channels]
     return metadata
+
+
+def _micrometres(element: ElementTree.Element, name: str) -> float | None:
+    """Return a length of OME's metadata, nanometres by default; None where there is none."""
+    unit = named_unit(element.attrib.get(f"{name}Unit", "nm"))
+    if name not in element.attrib or unit not in MICROMETRES:
+        return None
+    return float(element.attrib[name]) * MICROMETRES[unit]
 
 
 def _axes(tags: dict[str, Any], letters: str) -> tuple[Axis, ...]:

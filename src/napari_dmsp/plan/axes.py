@@ -142,8 +142,8 @@ class Axes:
             among = [axis for axis in lead if known[axis] not in (*CHANNEL_NAMES, "t")]
             if not among or colours is not None:
                 raise DmspError(
-                    f"the psf has three axes, a source of shape {tuple(shape)} no volumes; use the "
-                    "focal plane of the psf, psf[psf.shape[0] // 2]."
+                    f"the psf has three axes, a source of shape {tuple(shape)} no volumes; "
+                    "give its focal plane only: focal_plane(psf), in the shell focal:FILE."
                 )
             depth = next((axis for axis in lead if known[axis] == "z"), among[-1])
         axes = tuple(int(n) for n in shape)
