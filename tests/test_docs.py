@@ -1,6 +1,9 @@
 """The documentation's examples run, and do what it says."""
 
 import re
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +39,14 @@ def test_the_example_of_a_new_degradation(capsys):
             error = (op.forward(fit.x) - y) * (1 if w is None else w)
             slope = op.adjoint(error) + 0.2 * (fit.x - x)
             torch.testing.assert_close(slope, torch.zeros_like(x), atol=1e-5, rtol=0)
+
+
+def test_the_site_has_no_warnings_and_every_public_name(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", DOCS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "api.html").read_text(encoding="utf-8")
+    elsewhere = {"napari_dmsp.core.Restoration", "napari_dmsp.core.load_prior"}
+    for module in ("napari_dmsp", "napari_dmsp.core", "napari_dmsp.scale"):
+        for name in {f"{module}.{name}" for name in import_module(module).__all__} - elsewhere:
+            assert f'id="{name}"' in reference, name

@@ -98,7 +98,7 @@ class Gaussian:
         """Minimise ``sum w (A x - y)^2 / sigma^2 + c |x - v|^2`` by conjugate gradients.
 
         They start from the ``correction`` of a similar fit, and stop within the tolerance, a root
-        mean square error of the image (B, C, *space), after ``rough`` steps where
+        mean square error of the image ``(B, C, *space)``, after ``rough`` steps where
         `Operator.rough_steps` agrees, or after the most steps.
         """
         operator, weights = self.operator, self.weights

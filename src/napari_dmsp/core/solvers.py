@@ -118,7 +118,7 @@ class State:
     Attributes
     ----------
     image : Tensor
-        The estimate (B, C, *space) in the frame of the result.
+        The estimate ``(B, C, *space)`` in the frame of the result.
     evaluation, total : int
         Evaluations of the denoiser so far, and planned.
     noise_sigma : float

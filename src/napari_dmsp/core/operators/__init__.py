@@ -1,6 +1,6 @@
 """Degradations as linear operators: what A does, and nothing of data, noise, priors or solvers.
 
-All act on tensors (B, C, *space) of two or three spatial axes.
+All act on tensors ``(B, C, *space)`` of two or three spatial axes.
 """
 
 from .base import Operator

@@ -19,8 +19,8 @@ class Operator(ABC):
     """A linear degradation ``A``; only `forward` and `adjoint` have to be written.
 
     What else the solvers ask has a default here, which any operator may replace by something
-    faster or more exact. Those that take ``y``, an observation (B, C, *space), look at its shape,
-    dtype and device only.
+    faster or more exact. Those that take ``y``, an observation ``(B, C, *space)``, look at its
+    shape, dtype and device only.
 
     Normal equations are solved on *coefficients* of images: whatever makes ``A`` cheap, as Fourier
     coefficients do for convolutions, and by default the images themselves.
