@@ -1,17 +1,20 @@
 """The documentation's examples run, and do what it says."""
 
 import re
+import runpy
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from napari_dmsp.core.data import Gaussian
 
 DOCS = Path(__file__).parents[1] / "docs"
+GALLERY = runpy.run_path(str(DOCS / "make_gallery.py"))
 
 
 def test_the_example_of_a_new_degradation(capsys):
@@ -50,3 +53,14 @@ def test_the_site_has_no_warnings_and_every_public_name(tmp_path):
     for module in ("napari_dmsp", "napari_dmsp.core", "napari_dmsp.scale"):
         for name in {f"{module}.{name}" for name in import_module(module).__all__} - elsewhere:
             assert f'id="{name}"' in reference, name
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "gain"),
+    [("shaken", 160, 3), ("nuclei", 96, 8), ("stack", 64, 2), ("raw", 64, 3), ("small", 96, 1)],
+)
+def test_the_lines_of_the_gallery_restore_what_is_shown(name, side, gain):
+    scene = GALLERY["SCENES"][name](side)
+    restored = GALLERY["restore"](name, scene)
+    assert scene.psnr(restored) > scene.psnr(scene.before) + gain
+    assert len(GALLERY["SCENES"]) == 5
