@@ -64,3 +64,10 @@ def test_the_lines_of_the_gallery_restore_what_is_shown(name, side, gain):
     restored = GALLERY["restore"](name, scene)
     assert scene.psnr(restored) > scene.psnr(scene.before) + gain
     assert len(GALLERY["SCENES"]) == 5
+
+
+def test_the_lines_for_scripters_run(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tutorials.md").read_text("utf-8"), re.S)
+    names = {"image": np.random.default_rng(0).random((48, 48)), "psf": np.ones((3, 3))}
+    exec(code, names)
+    assert names["result"].evaluations == names["record"]["evaluations"] == 12
