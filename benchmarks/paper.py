@@ -161,7 +161,7 @@ def demosaic(
 def blind(
     data: Data,
     subset: Subset = None,
-    psf_size: PsfSize = None,
+    psf_size: PsfSize = 31,
     prior: PriorName = "gray",
     csv: Csv = None,
 ) -> None:
@@ -174,7 +174,7 @@ def picture(
     data: Data,
     file: Annotated[Path, typer.Option("--picture", help="PNG file to write.")],
     subset: Subset = None,
-    psf_size: PsfSize = None,
+    psf_size: PsfSize = 31,
     blind_csv: Annotated[
         Path | None, typer.Option(help="What `blind --csv` measured, instead of a new run.")
     ] = None,

@@ -446,7 +446,7 @@ class Deblur(Settings):
         "int, optional",
         label="Size of the PSF",
         flag="--psf-size",
-        auto="31, or a quarter of a smaller image",
+        auto="found, up to 91 or a quarter of a smaller image",
         unit="px",
         metavar="N",
         parse=int,

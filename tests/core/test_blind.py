@@ -178,6 +178,40 @@ def test_finds_a_motion_blur(angle):
     assert similarity > 0.85
 
 
+def test_the_size_of_a_kernel_is_found():
+    psf = motion_psf(8, 60).astype(np.float64)
+    y, _ = simulate_blur(squares(140), psf, 1 / 255)
+    tensor = torch.from_numpy(y)[None, None]
+    assert default_size(y.shape) > 3 * len(psf)
+    states = search_blind(tensor, None, load_prior("gray"), generator=torch.Generator())
+    *_, last = states
+    assert last.evaluation == last.total == count_evaluations(y.shape)
+    found = crop_psf(last.psf.numpy())
+    assert max(found.shape) < 2 * len(psf)
+    true = np.pad(psf, 6)
+    moved = [
+        shift(true, move, order=1) for move in np.random.default_rng(0).uniform(-1, 1, (99, 2))
+    ]
+    pads = [(n - k) // 2 for n, k in zip(true.shape, found.shape, strict=True)]
+    found = np.pad(found, [(p, p) for p in pads])
+    similarity = max((found * k).sum() / np.linalg.norm(found) / np.linalg.norm(k) for k in moved)
+    assert similarity > 0.85
+
+
+def test_gaps_have_no_part_in_a_search():
+    rng = np.random.default_rng(0)
+    kept = torch.ones(1, 1, 64, 64)
+    kept[..., 20:30, 30:40] = 0
+    y = torch.from_numpy(gaussian_filter(squares(64), 1.5).astype(np.float32))[None, None]
+    x, weights = torch.from_numpy(rng.standard_normal((1, 1, 68, 68))).float(), kept
+    kernels = [
+        estimate_kernel(x, y * weights + value * (1 - weights), 5, 0.7, weights) for value in (0, 9)
+    ]
+    assert_allclose(kernels[0], kernels[1], atol=1e-6)
+    *_, last = search_blind(y, 5, smooth, kept=kept)
+    assert last.psf.shape == (5, 5)
+
+
 def test_a_large_image_is_searched_where_it_has_detail():
     image = np.full((400, 420), 0.5)
     image[16:, 36:] = squares(384)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,14 +27,15 @@ from .data import Gaussian
 from .noise import wavelet_sigma
 from .operators import Convolution, Operator, resize
 from .prior import Denoiser, draw_normal, mean_shift
-from .psf import centre_psf, normalise_psf, resize_psf
+from .psf import centre_psf, crop_psf, normalise_psf, resize_psf
 from .solvers import DAE_SIGMA, State, geometric
 
 MIN_SIDE = 64
-MAX_SIZE = 31
-# Larger images are searched in a window of this side, or of so many times the kernel's.
-WINDOW = 384
-WINDOW_SIZES = 8
+# Side in pixels of the largest kernel that is looked for where no size is given.
+MAX_SIZE = 91
+# Larger images are searched in a window of this side in pixels, or of so many times the kernel's,
+# up to half a megapixel.
+WINDOW, WINDOW_SIZES, MAX_WINDOW = 384, 8, 704
 # Between the levels of the pyramid.
 FACTOR = math.sqrt(2)
 # Evaluations of the denoiser for a kernel update.
@@ -52,24 +53,37 @@ COARSE_EDGES = 6 * (0.1,)
 EDGES = 6 * (0.05,)
 FINEST_EDGES = 6 * (0.05,) + 6 * (0.1,) + 4 * (0.2,)
 FOLLOW = 2
+# The same where the size is not known either: few gradients all the way, since more of them make
+# large kernels shrink towards a point, and more updates, since the frame has to follow. The part is
+# that of a window of `WINDOW` pixels a side; smaller ones give as many gradients.
+SIZELESS_EDGES = 12 * (0.02,)
 # Weight of the prior, as for `Schedule`. A stronger one makes wrong kernels self-consistent.
 KAPPA = 0.23
 # Weight of |k|^2 against gradients of an image of full size.
 RIDGE = 5.0
 # What is kept of a kernel: values above a part of the greatest, in connected pieces of some mass.
 THRESHOLD = 0.05
+TRACES = 0.01
 LEAST_PIECE = 0.01
 # Starts: one kernel of two pixels in each direction, on each of the coarsest levels.
 BEGINS = 3
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # How many candidates go on from a level, by its distance from the finest.
 KEEP = {4: 4, 3: 3, 2: 2, 1: 1}
+# Where the size is not known, kernels of two pixels start on every level from this one down, and so
+# many go on from each.
+LAST_BEGIN, SIZELESS_KEEP = 3, 4
+# Mass in the outermost pixels of a frame above which it is too small, and the part of its side by
+# which it grows then. Frames that fit leave up to 0.03 there, those too small 0.07 to 0.19.
+TOUCHES, GROWTH = 0.04, 0.1
 # Least scale of the levels that are shown.
 SHOWN = 0.7
 # A sharp image keeps a kernel of one pixel, in a frame of this side, through so many updates: this
 # part of it stays in the middle 3 x 3 pixels. Motion of 4 pixels leaves 0.85.
 PROBE_SIDE, PROBE_EDGES, STAYS = 9, (0.05, 0.05), 0.98
 PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
+# Part of a reduced pixel that was observed, above which it is no gap.
+WHOLE = 0.999
 # Widths of the smoothing and of the assumed noise when candidates are compared.
 JUDGE_SIGMA = 20 / 255
 JUDGE_NOISE = 4 / 255
@@ -88,26 +102,50 @@ class BlindState(State):
 @dataclass
 class _Candidate:
     kernel: NDArray[np.float64]
-    begin: int
     energy: float = math.inf
 
 
 @dataclass(frozen=True)
+class _Stage:
+    """What is done on one level, which is so many levels from the finest."""
+
+    distance: int
+    # Greatest side of a kernel's frame in pixels of the level, and whether frames follow kernels.
+    side: int
+    follows: bool
+    # Part of the gradients in each update.
+    edges: tuple[float, ...]
+    # Whether more candidates begin here, and how many go on; None is all, without a comparison.
+    begins: bool
+    keep: int | None
+    # Whether a kernel may also go on as it came from the level before.
+    rests: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the level for one of the image."""
+        return FACTOR**-self.distance
+
+
+@dataclass(frozen=True)
 class _Level:
-    """The observation on one level, and the side of the kernel there."""
+    """The observation on one level: a window of the image, reduced."""
 
     y: Tensor
     scale: float
+    # Greatest side of a kernel's frame, and whether frames grow.
     side: int
+    follows: bool
     # The least that is assumed.
     noise: float
-    # Part of the gradients in each update.
-    edges: tuple[float, ...]
+    # 0 in gaps, else 1.
+    weights: Tensor | None = None
+    window: tuple[Any, ...] = (...,)
 
     def data(self, kernel: NDArray[np.float64]) -> Gaussian:
         """Return the data term of a kernel."""
-        psf = torch.from_numpy(kernel).to(self.y)
-        return Gaussian(operator=Convolution(psf, tuple(self.y.shape[-2:])), y=self.y)
+        psf, shape = torch.from_numpy(kernel).to(self.y), tuple(self.y.shape[-2:])
+        return Gaussian(operator=Convolution(psf, shape), y=self.y, weights=self.weights)
 
 
 def search_blind(
@@ -115,6 +153,7 @@ def search_blind(
     psf_size: int | None,
     denoiser: Denoiser,
     *,
+    kept: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[BlindState]:
     """Estimate the point spread function: one state per evaluation, the last holds the result.
@@ -124,9 +163,12 @@ def search_blind(
     y : Tensor
         Observation (1, 1, H, W), on a scale where 0..1 is the range of the prior's images.
     psf_size : int, optional
-        Side of the kernel's frame, odd: an upper bound. None takes `default_size`.
+        Side of the kernel's frame, odd: an upper bound. Without one the size is found, too, up to
+        `default_size`.
     denoiser : callable
         ``denoiser(x, sigma)``, for any sigma up to about 35/255.
+    kept : Tensor, optional
+        (1, 1, H, W), 0 in gaps such as saturated pixels, else 1. Gaps must hold plausible values.
     generator : torch.Generator, optional
         CPU generator of the injected noise.
 
@@ -143,6 +185,10 @@ def search_blind(
     paper's objective, with ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed
     prior, which it is for denoisers that are linear near ``x``.
 
+    Where no size is given, starts on every level but the finest stand for kernels of every size,
+    and the frame follows its kernel: it grows while the kernel touches it, and from level to level
+    keeps one empty pixel around it.
+
     Large images are searched in the window that holds the most detail; the states show the rest
     unchanged, and all of it while several candidates are followed on coarse levels.
 
@@ -152,23 +198,29 @@ def search_blind(
     """
     _check_shape(y)
     size = _checked_size(psf_size, y.shape[-2:])
-    window = _busiest(y, max(WINDOW, WINDOW_SIZES * size))
-    part = y[window]
-    total = count_evaluations(y.shape[-2:], size)
-    steps = _search(part, level_sizes(size), denoiser, generator)
+    total = count_evaluations(y.shape[-2:], psf_size)
+    steps = _search(y, kept, _stages(size, psf_size is None), denoiser, generator)
     for evaluation, (x, level, noise, kernel) in enumerate(steps, 1):
         data = level.data(kernel)
         residual, sharp = data.residual(data.error(x)), data.operator.crop(x)
         image = y.clone()
         # Coarse candidates are mostly wrong: they are not worth a look.
         if level.scale >= SHOWN:
-            image[window] = F.interpolate(sharp, part.shape[-2:], mode="bilinear")
-        psf = torch.from_numpy(resize_psf(kernel, 1 / level.scale, size)).to(y)
+            shape = y[level.window].shape[-2:]
+            image[level.window] = F.interpolate(sharp, shape, mode="bilinear")
+        frame = size if psf_size else min(size, _odd(len(kernel) / level.scale))
+        # Interpolation leaves traces all over the frame.
+        found = normalise_psf(resize_psf(kernel, 1 / level.scale, frame), TRACES)
+        psf = torch.from_numpy(found).to(y)
         yield BlindState(image, evaluation, total, noise, residual, psf=psf)
 
 
 def probe_sharpness(
-    y: Tensor, denoiser: Denoiser, *, generator: torch.Generator | None = None
+    y: Tensor,
+    denoiser: Denoiser,
+    *,
+    kept: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[BlindState]:
     """Look whether an image is blurred at all: one state per evaluation, `PROBE_EVALUATIONS`.
 
@@ -176,11 +228,11 @@ def probe_sharpness(
     begins as one pixel, and in blurred images it does not stay one, see `is_one_pixel`.
     """
     _check_shape(y)
-    size = _checked_size(None, y.shape[-2:])
-    part = y[_busiest(y, max(WINDOW, WINDOW_SIZES * size))]
-    level = _Level(part, 1.0, PROBE_SIDE, wavelet_sigma(part), PROBE_EDGES)
+    _checked_size(None, y.shape[-2:])
+    stage = _Stage(0, PROBE_SIDE, False, PROBE_EDGES, False, None)
+    level = _level(y, kept, stage, WINDOW)
     kernel = normalise_psf(np.zeros((PROBE_SIDE, PROBE_SIDE)))
-    steps = _refine(_Candidate(kernel, 0), level, denoiser, generator)
+    steps = _refine(_Candidate(kernel), level, stage.edges, denoiser, generator)
     for evaluation, (x, _, noise, found) in enumerate(steps, 1):
         data = level.data(found)
         residual, psf = data.residual(data.error(x)), torch.from_numpy(found).to(y)
@@ -247,15 +299,14 @@ def descend_blind(
 
 def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
     """Count the evaluations of `search_blind`, or raise as it does."""
-    sizes = level_sizes(_checked_size(psf_size, shape))
-    total, begins = 0, [c.begin for c in _starts()]
-    for index in range(len(sizes)):
-        distance = len(sizes) - 1 - index
-        updates = len(_edges(distance))
-        total += updates * EVALUATIONS * sum(begin <= index for begin in begins)
-        if distance in KEEP:
-            total += (EVALUATIONS + 1) * len(begins)
-            begins = begins[: KEEP[distance]]
+    total = count = 0
+    for stage in _stages(_checked_size(psf_size, shape), psf_size is None):
+        count += stage.begins * len(DIRECTIONS)
+        total += len(stage.edges) * EVALUATIONS * count
+        if stage.keep is not None:
+            total += (EVALUATIONS + 1) * (1 + stage.rests) * count
+            count = min(count, stage.keep)
+        total += stage.rests * EVALUATIONS
     return total
 
 
@@ -277,18 +328,22 @@ def level_sizes(size: int) -> list[int]:
     return [3, *sizes]
 
 
-def estimate_kernel(x: Tensor, y: Tensor, size: int, ridge: float, steps: int = 50) -> Tensor:
-    """Minimise ``|x * k - y|^2 + ridge |k|^2`` over the valid domain, by conjugate gradients.
+def estimate_kernel(
+    x: Tensor, y: Tensor, size: int, ridge: float, weights: Tensor | None = None, steps: int = 50
+) -> Tensor:
+    """Minimise ``w |x * k - y|^2 + ridge |k|^2`` over the valid domain, by conjugate gradients.
 
-    Sharp images are (B, C, H + size - 1, W + size - 1), blurred ones (B, C, H, W); the kernel is
-    (size, size), float64, on the CPU.
+    Sharp images are (B, C, H + size - 1, W + size - 1), blurred ones and their weights
+    (B, C, H, W); the kernel is (size, size), float64, on the CPU.
     """
     kernels = _Kernels(x, tuple(y.shape[-2:]), size)
-    energy = float(kernels.adjoint(y).square().sum())
+    known = y if weights is None else weights * y
+    energy = float(kernels.adjoint(known).square().sum())
     # Until the square of the residual is a small part of what it was.
     tolerance = math.sqrt(1e-7 * energy) / size / ridge
     nothing = y.new_zeros(1, 1, size, size)
-    k = Gaussian(operator=kernels, y=y).prox(nothing, ridge, tolerance=tolerance, steps=steps).x
+    data = Gaussian(operator=kernels, y=y, weights=weights)
+    k = data.prox(nothing, ridge, tolerance=tolerance, steps=steps).x
     return k[0, 0].double().cpu()
 
 
@@ -326,55 +381,115 @@ _Step = tuple[Tensor, _Level, float, NDArray[np.float64]]
 
 
 def _search(
-    y: Tensor, sizes: list[int], denoiser: Denoiser, generator: torch.Generator | None
+    y: Tensor,
+    kept: Tensor | None,
+    stages: list[_Stage],
+    denoiser: Denoiser,
+    generator: torch.Generator | None,
 ) -> Iterator[_Step]:
     """Follow the candidates up the pyramid; one step per evaluation."""
-    candidates = _starts()
-    noise = wavelet_sigma(y)
-    for index, side in enumerate(sizes):
-        distance = len(sizes) - 1 - index
-        scale = FACTOR**-distance
-        # Antialiased reduction averages the noise.
-        small = round(y.shape[-2] * scale), round(y.shape[-1] * scale)
-        reduced = resize(y, small) if distance else y
-        level = _Level(reduced, scale, side, noise * scale, _edges(distance))
+    candidates: list[_Candidate] = []
+    for stage in stages:
         for candidate in candidates:
-            if index >= candidate.begin:
-                factor = FACTOR if index > candidate.begin else 1.0
-                candidate.kernel = centre_psf(resize_psf(candidate.kernel, factor, side))
-                yield from _refine(candidate, level, denoiser, generator)
-        if distance in KEEP:
+            candidate.kernel = _framed(candidate.kernel, FACTOR, stage)
+        if stage.begins:
+            candidates += _starts(stage)
+        largest = max(len(candidate.kernel) for candidate in candidates) / stage.scale
+        level = _level(y, kept, stage, WINDOW_SIZES * largest)
+        rested = [replace(candidate) for candidate in candidates] if stage.rests else []
+        for candidate in candidates:
+            yield from _refine(candidate, level, stage.edges, denoiser, generator)
+        candidates += rested
+        if stage.keep is not None:
             for candidate in candidates:
                 yield from _judge(candidate, level, denoiser)
-            candidates = sorted(candidates, key=lambda c: c.energy)[: KEEP[distance]]
+            candidates = sorted(candidates, key=lambda c: c.energy)[: stage.keep]
+        if stage.rests:
+            # What is given away last is what was chosen.
+            kernel = candidates[0].kernel
+            for x, noise in _sharpen(level, kernel, denoiser, 0.0, None):
+                yield x, level, noise, kernel
 
 
-def _edges(distance: int) -> tuple[float, ...]:
-    if distance == 0:
-        return FINEST_EDGES
-    return EDGES if distance <= FOLLOW else COARSE_EDGES
+def _stages(size: int, sizeless: bool) -> list[_Stage]:
+    """Plan the levels, from the coarsest to the finest."""
+    sides, stages = level_sizes(size), []
+    edges: tuple[float, ...]
+    keep: int | None
+    for index, side in enumerate(sides):
+        distance = len(sides) - 1 - index
+        edges, begins, keep = COARSE_EDGES, index < BEGINS, KEEP.get(distance)
+        if sizeless:
+            begins = distance >= LAST_BEGIN
+            keep = KEEP.get(distance, SIZELESS_KEEP) if distance else 1
+        if distance <= FOLLOW:
+            edges = SIZELESS_EDGES if sizeless else EDGES if distance else FINEST_EDGES
+        rests = sizeless and distance == 0
+        stages.append(_Stage(distance, side, sizeless, edges, begins, keep, rests))
+    return stages
 
 
-def _starts() -> list[_Candidate]:
-    candidates = []
-    for begin in range(BEGINS):
-        for row, column in DIRECTIONS:
-            kernel = np.zeros((3, 3))
-            kernel[1, 1] = kernel[1 + row, 1 + column] = 0.5
-            candidates.append(_Candidate(kernel, begin))
+def _starts(stage: _Stage) -> list[_Candidate]:
+    """Return one kernel of two pixels in each direction."""
+    candidates, middle = [], stage.side // 2
+    for row, column in DIRECTIONS:
+        kernel = np.zeros((stage.side, stage.side))
+        kernel[middle, middle] = kernel[middle + row, middle + column] = 0.5
+        candidates.append(_Candidate(_framed(kernel, 1.0, stage)))
     return candidates
 
 
+def _framed(kernel: NDArray[np.float64], factor: float, stage: _Stage) -> NDArray[np.float64]:
+    """Magnify a kernel into its frame on a level."""
+    side = stage.side
+    if stage.follows:
+        # One empty pixel around what there is of it.
+        side = min(side, _odd(factor * (max(crop_psf(kernel).shape) - 1) + 3))
+    return centre_psf(resize_psf(kernel, factor, side))
+
+
+def _level(y: Tensor, kept: Tensor | None, stage: _Stage, window: float) -> _Level:
+    """Reduce the most telling window of an image, at least so many pixels a side, for a level."""
+    place = _busiest(y, min(MAX_WINDOW, max(WINDOW, round(window))))
+    part, weights = y[place], None if kept is None else kept[place]
+    # Antialiased reduction averages the noise.
+    noise = wavelet_sigma(part, weights) * stage.scale
+    if stage.distance:
+        small = tuple(round(n * stage.scale) for n in part.shape[-2:])
+        part = resize(part, small)
+        weights = None if weights is None else (resize(weights, small) > WHOLE).to(part)
+    return _Level(part, stage.scale, stage.side, stage.follows, noise, weights, place)
+
+
 def _refine(
-    candidate: _Candidate, level: _Level, denoiser: Denoiser, generator: torch.Generator | None
+    candidate: _Candidate,
+    level: _Level,
+    edges: tuple[float, ...],
+    denoiser: Denoiser,
+    generator: torch.Generator | None,
 ) -> Iterator[_Step]:
-    """Update a candidate's kernel on one level."""
-    for part in level.edges:
+    """Update a candidate's kernel on one level, once for each part of the gradients."""
+    for part in edges:
+        if level.follows:
+            candidate.kernel = _grown(candidate.kernel, level.side)
         steps = _sharpen(level, candidate.kernel, denoiser, GAMMA, generator)
         for i, (x, noise) in enumerate(steps, 1):
             if i == EVALUATIONS:
-                candidate.kernel = _update(x, level, part)
+                candidate.kernel = _update(x, level, len(candidate.kernel), part)
             yield x, level, noise, candidate.kernel
+
+
+def _grown(kernel: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Widen the frame of a kernel that touches it, up to a side of the most."""
+    side = len(kernel)
+    if 1 - kernel[1:-1, 1:-1].sum() <= TOUCHES:
+        return kernel
+    return np.pad(kernel, min(max(1, round(GROWTH * side)), (most - side) // 2))
+
+
+def _odd(size: float) -> int:
+    """Round up to an odd number."""
+    return 2 * math.ceil((size - 1) / 2) + 1
 
 
 def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator[_Step]:
@@ -382,7 +497,9 @@ def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator
     data = level.data(candidate.kernel)
     for x, noise in _sharpen(level, candidate.kernel, denoiser, 0.0, None):
         yield x, level, noise, candidate.kernel
-    misfit = data.error(x).square().sum() / max(JUDGE_NOISE, level.noise) ** 2
+    error = data.error(x).square()
+    error = error if level.weights is None else level.weights * error
+    misfit = error.sum() / max(JUDGE_NOISE, level.noise) ** 2
     crop = data.operator.crop
     improbable = crop(x) * crop(x - denoiser(x, JUDGE_SIGMA))
     candidate.energy = float(misfit + improbable.sum() / JUDGE_SIGMA**2) / 2
@@ -410,14 +527,17 @@ def _sharpen(
         yield x, noise
 
 
-def _update(x: Tensor, level: _Level, part: float) -> NDArray[np.float64]:
+def _update(x: Tensor, level: _Level, side: int, part: float) -> NDArray[np.float64]:
     """Estimate the kernel from the strongest gradients of an extended image."""
-    height, width = (n + level.side - 1 for n in level.y.shape[-2:])
+    height, width = (n + side - 1 for n in level.y.shape[-2:])
     sharp, blurred = _gradients(x[..., :height, :width]), _gradients(level.y)
     strength = sharp.square().sum(1, keepdim=True)
+    if level.follows:
+        part = min(max(part, COARSE_EDGES[0]), part * (WINDOW * level.scale) ** 2 / level.y.numel())
     count = max(1, round(part * strength.numel()))
     edges = strength >= strength.flatten().topk(count).values[-1]
-    k = estimate_kernel(sharp * edges, blurred, level.side, RIDGE * level.scale**2)
+    ridge = RIDGE * level.scale**2
+    k = estimate_kernel(sharp * edges, blurred, side, ridge, _known_gradients(level.weights))
     return centre_psf(_without_specks(normalise_psf(k.numpy(), THRESHOLD)))
 
 
@@ -432,6 +552,14 @@ def _gradients(x: Tensor) -> Tensor:
     """(1, 1, H, W) to its forward differences (1, 2, H - 1, W - 1)."""
     corner = x[..., :-1, :-1]
     return torch.cat([x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner], 1)
+
+
+def _known_gradients(weights: Tensor | None) -> Tensor | None:
+    """Return weights (1, 2, H - 1, W - 1) of the gradients between samples of weights."""
+    if weights is None:
+        return None
+    corner = weights[..., :-1, :-1]
+    return torch.cat([weights[..., :-1, 1:] * corner, weights[..., 1:, :-1] * corner], 1)
 
 
 def _correlation(x: Tensor, error: Tensor, size: int) -> Tensor:

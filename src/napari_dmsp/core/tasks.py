@@ -312,7 +312,9 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
     probe = PROBE_EVALUATIONS if psf_size is None and not given.literal else 0
     begin = probe + search
     total = begin + (1 + given.options.uncertainty) * finish
-    grey = _luminance(given.observed)
+    grey, kept = _luminance(given.observed), given.kept
+    if kept is not None:
+        kept = kept.amin((0, 1), keepdim=True)
     model = given.model
     if model.channels == 3:
         model = load_prior("gray").to(grey.device).tiled(given.tile)
@@ -324,7 +326,7 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
 
     def steps(generator: torch.Generator) -> Iterator[State]:
         if probe:
-            for state in probe_sharpness(grey, model, generator=generator):
+            for state in probe_sharpness(grey, model, kept=kept, generator=generator):
                 yield shown(state)
             if is_one_pixel(state.psf.cpu().numpy()):
                 yield _unblurred(given, shown(state))
@@ -335,7 +337,7 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
                 grey, psf_size, model, iterations=search, dae_sigma=level, generator=generator
             )
         else:
-            found = search_blind(grey, psf_size, model, generator=generator)
+            found = search_blind(grey, psf_size, model, kept=kept, generator=generator)
         for state in found:
             yield shown(state, probe)
         if finish:
