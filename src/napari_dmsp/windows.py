@@ -36,6 +36,11 @@ FEATURE_BYTES = 240
 # The same of volumes, for a voxel of all that light came from.
 VOXEL_BYTES = 100
 BASE_BYTES = 350_000_000
+# Half sides in voxels of the core of a wide point spread function, z, y, x; the step in pixels of
+# the coarse grid of the rest, along rows and columns. Volumes of more voxels than so many, beyond
+# the frame too, are cut to what the core reaches, if that makes them so many times smaller.
+CORE, COARSE = (8, 24, 24), 4
+LARGE, LEAST_SAVED = 2**24, 1.5
 # Side of the parts into which the planes of zarr arrays are cut, and the least of it, in pixels of
 # the result. What a part sees of its neighbours, beside half the point spread function: with less
 # than 48 pixels, results differ by more than 1/1000 of the range from those of whole planes.
@@ -60,9 +65,23 @@ def spans(size: int, tile: int) -> list[Span]:
     return [(begin, min(begin + step + OVERLAP, size)) for begin in begins]
 
 
+def is_wide(shape: Sequence[int], psf_shape: Sequence[int]) -> bool:
+    """Whether a volume must reach only as far beyond the frame as `CORE`, lest it be too large."""
+    whole = math.prod(n + k - 1 for n, k in zip(shape, psf_shape, strict=True))
+    return whole > LARGE and whole > LEAST_SAVED * _near_voxels(shape, psf_shape)
+
+
 def volume_bytes(shape: tuple[int, ...], psf_shape: tuple[int, ...]) -> int:
     """Estimate the greatest memory of the restoration of a volume, besides `BASE_BYTES`."""
-    return VOXEL_BYTES * math.prod(n + k - 1 for n, k in zip(shape, psf_shape, strict=True))
+    whole = math.prod(n + k - 1 for n, k in zip(shape, psf_shape, strict=True))
+    near = _near_voxels(shape, psf_shape) if is_wide(shape, psf_shape) else whole
+    # Light from afar is estimated on the coarse grid, before all else.
+    return VOXEL_BYTES * max(near, whole // COARSE**2 if near < whole else 0)
+
+
+def _near_voxels(shape: Sequence[int], psf_shape: Sequence[int]) -> int:
+    sides = zip(shape, psf_shape, CORE, strict=True)
+    return math.prod(n + min(k - 1, 2 * half) for n, k, half in sides)
 
 
 def memory_bytes(

@@ -72,6 +72,7 @@ class Problem:
         schedule: Schedule | None = None,
         line: ShotLine | None = None,
         light: Tensor | None = None,
+        beyond: Tensor | None = None,
     ) -> Problem:
         """State the problem of an operator that makes an image like the user's.
 
@@ -87,6 +88,8 @@ class Problem:
             How the noise grows with light; by default as the user says.
         light : Tensor, optional
             A first guess of the light of every sample; by default the smoothed observation.
+        beyond : Tensor, optional
+            Light that was subtracted from the samples, and makes noise all the same.
         """
         y, kept, sharp = given.observed, given.kept, is_sharp(operator, given.observed)
         schedule = schedule or (SHARP if sharp else BLURRED)
@@ -95,7 +98,8 @@ class Problem:
         if line is None:
             return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
         light = smooth(y) if light is None else light
-        data = PoissonGaussian.of(operator, y, kept, line.variance, light, line.scale)
+        variance = line.variance if beyond is None else partial(_with_light, line, beyond)
+        data = PoissonGaussian.of(operator, y, kept, variance, light, line.scale)
         data = replace(data, reweighted=not sharp)
         return cls(data, schedule, shot=replace(line, scale=data.scale))
 
@@ -169,6 +173,10 @@ class Problem:
         estimate = self.noise_bounds or partial(noise_bounds, self.data)
         least, most = (max(level, self.doubt) for level in estimate())
         return self.data.within(least, most)
+
+
+def _with_light(line: ShotLine, beyond: Tensor, light: Tensor) -> Tensor:
+    return line.variance(light + beyond)
 
 
 @dataclass(frozen=True)

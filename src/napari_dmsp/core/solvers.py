@@ -66,6 +66,9 @@ class Schedule:
     # steps of any fit at most.
     steps: tuple[int, ...] = STEPS
     most_steps: int = MOST_STEPS
+    # Whether fits begin at the estimate that was denoised, which is near to the data, rather than
+    # at the denoised one with the last correction: where few steps are to do.
+    resumed: bool = False
     # First and last noise level that `descend` assumes where none is given; by default it follows
     # eq. 21, which says nothing about operators that pass all detail.
     sgd_noise: tuple[float, float] | None = None
@@ -180,7 +183,7 @@ def anneal(
     start : Tensor, optional
         A first estimate; by default what the operator makes of the observation.
     least : float
-        Least value of an estimate.
+        Least value of a denoised image.
     generator : torch.Generator, optional
         CPU generator of the flips.
     warn : callable, optional
@@ -202,6 +205,11 @@ def anneal(
         ahead = x + momentum * (x - before) if momentum else x
         before = x
         x = view(prior, ahead, sigma, evaluation, generator)
+        if math.isfinite(least) and not last:
+            # Not the fits: what noise does to them has a mean of zero, unless it is cut.
+            x = x.clamp(min=least)
+        if schedule.resumed:
+            correction = data.operator.analyse(ahead - x)
         if last:
             error = data.error(x)
         else:
@@ -221,8 +229,6 @@ def anneal(
                 if data is not white:
                     warn(CORRELATED)
             x, error, correction = found
-            if math.isfinite(least) and evaluation < count:
-                x = x.clamp(min=least)
         residual = data.residual(error)
         frame = data.operator.crop(x)
         state = State(frame, evaluation, count, data.sigma, residual, whole=x)

@@ -44,7 +44,7 @@ from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, RAW, SHARP, Schedule, State
-from .volumes import HEADROOM, VOLUME, Slices, first_estimate
+from .volumes import HEADROOM, VOLUME, Slices, choose_operator, far_light, first_estimate
 
 # Steps of the published descent where the PSF is unknown.
 SGD_BLIND = 1000
@@ -265,21 +265,26 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
         raise DmspError("method='sgd' is for planes; use 'annealed' to restore a volume.")
     with explain_failures(given.observed.device, given.shape):
         psf = torch.from_numpy(kernel).to(given.observed)
-        operator = Convolution(psf, given.shape)
+        operator = choose_operator(psf, given.shape)
         line = _line(given, shot_line)
-        start = first_estimate(operator, given.observed, given.kept, line)
+        beyond = far_light(operator, psf, given.observed, given.kept, line)
+        if beyond is not None:
+            given = replace(given, observed=given.observed - beyond)
+        start = first_estimate(operator, given.observed, given.kept, line, beyond)
         if given.reference is None:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
             line = None if line is None else line.divided(range_)
-        problem = Problem.of(given, operator, VOLUME, line, operator.forward(start))
+            beyond = None if beyond is None else beyond / range_
+        light = operator.forward(start)
+        problem = Problem.of(given, operator, VOLUME, line, light, beyond)
         problem = replace(
             problem,
             noise_bounds=partial(_volume_noise, problem.data),
             psf=psf,
             view=Slices(operator),
             start=start,
-            restart=partial(first_estimate, operator, kept=given.kept, line=line),
+            restart=partial(first_estimate, operator, kept=given.kept, line=line, beyond=beyond),
             least=given.least,
         )
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..settings import VOLUME_EVALUATIONS
-from ..windows import MIN_SIDE
+from ..windows import COARSE, MIN_SIDE, is_wide
 from .noise import ShotLine
-from .operators import Convolution
+from .operators import Convolution, WideConvolution, coarse_psf, fill_gaps
 from .prior import Denoiser
 from .solvers import Schedule, denoise_turned, draw_turn
 
@@ -19,17 +20,19 @@ MARGIN = 8
 # Pixels of the slices that a prior takes at once: few stay in the caches of a processor.
 CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 # Steps of Richardson and Lucy for a first estimate, and the greatest change of a voxel in one.
-FIRST_STEPS, GREATEST_CHANGE = 8, 20.0
+FIRST_STEPS, GREATEST_CHANGE = 40, 20.0
 # The range of the prior is so many times the 99.9th percentile of the first estimate: contrast
 # still rises from there.
-HEADROOM = 2.0
+HEADROOM = 3.0
 
 VOLUME = Schedule(
     iterations=VOLUME_EVALUATIONS,
     kappa=0.2,
     momentum=0.7,
-    steps=(20,),
-    most_steps=20,
+    denoise_last=True,
+    steps=(5,),
+    most_steps=5,
+    resumed=True,
     error_factor=1.55,
     error_floor=0.3,
 )
@@ -76,8 +79,58 @@ class Slices:
         return result
 
 
+def choose_operator(psf: Tensor, shape: tuple[int, ...]) -> Convolution:
+    """Return the blur of a volume: of a wide PSF, one that leaves out what is far from the frame.
+
+    Parameters
+    ----------
+    psf : Tensor
+        Point spread function (kd, kh, kw).
+    shape : tuple of int
+        Depth, height and width of the observation.
+    """
+    odd = all(k % 2 for k in psf.shape)
+    return (WideConvolution.split if odd and is_wide(shape, psf.shape) else Convolution)(psf, shape)
+
+
+def far_light(
+    operator: Convolution, psf: Tensor, y: Tensor, kept: Tensor | None, line: ShotLine | None
+) -> Tensor | None:
+    """Return the light in an observation that comes from beyond the volume of its operator.
+
+    It is what a first estimate of a much larger volume sends, on the coarse grid of
+    `WideConvolution`: so little of it is sharp that more would not be seen.
+
+    Parameters
+    ----------
+    operator : Convolution
+        What `choose_operator` returned; None is returned unless it leaves something out.
+    psf : Tensor
+        All of the PSF (kd, kh, kw).
+    y, kept, line
+        As for `first_estimate`.
+    """
+    if not isinstance(operator, WideConvolution):
+        return None
+    *_, height, width = y.shape
+    whole = F.pad(fill_gaps(y, kept), (0, -width % COARSE, 0, -height % COARSE, 0, 0), "replicate")
+    step = (1, COARSE, COARSE)
+    small = F.avg_pool3d(whole, step)
+    coarse = Convolution(coarse_psf(psf), tuple(small.shape[2:]))
+    x = first_estimate(coarse, small, None, line)
+    near = (k // 2 // s for k, s in zip(operator.psf.shape, step, strict=True))
+    room = tuple(min(r, k // 2) for r, k in zip(near, coarse.psf.shape, strict=True))
+    coarse.frame(x, room).zero_()
+    light = F.interpolate(coarse.forward(x), scale_factor=step, mode="trilinear")
+    return light[..., :height, :width].clamp(min=0)
+
+
 def first_estimate(
-    operator: Convolution, y: Tensor, kept: Tensor | None, line: ShotLine | None
+    operator: Convolution,
+    y: Tensor,
+    kept: Tensor | None,
+    line: ShotLine | None,
+    beyond: Tensor | None = None,
 ) -> Tensor:
     """Return what a few steps of Richardson and Lucy find, as if nothing lay beyond the data.
 
@@ -91,6 +144,8 @@ def first_estimate(
         0 in gaps, else 1.
     line : ShotLine, optional
         The noise of reading makes as much noise as some more light.
+    beyond : Tensor, optional
+        Light that was subtracted from the observation, see `far_light`.
 
     References
     ----------
@@ -98,7 +153,9 @@ def first_estimate(
        Richardson-Lucy approach to image deconvolution", A&A 2005, DOI 10.1051/0004-6361:20052717.
     """
     kept = torch.ones_like(y) if kept is None else kept.expand_as(y)
-    extra = 0.0 if line is None else max(line.offset / line.slope, 0.0)
+    extra = torch.zeros_like(y) if beyond is None else beyond
+    if line is not None:
+        extra = extra + max(line.offset / line.slope, 0.0)
     seen = operator.adjoint(kept)
     floor = 1e-6 * float(y.abs().max())
     light = kept * (y + extra).clamp(min=floor)

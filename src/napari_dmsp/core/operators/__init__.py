@@ -7,12 +7,15 @@ from .base import Operator
 from .convolution import Convolution
 from .mosaic import Mosaic
 from .resample import Resize, fill_gaps, resize, resize_matrix
+from .wide import WideConvolution, coarse_psf
 
 __all__ = [
     "Convolution",
     "Mosaic",
     "Operator",
     "Resize",
+    "WideConvolution",
+    "coarse_psf",
     "fill_gaps",
     "resize",
     "resize_matrix",
