@@ -43,6 +43,18 @@ def superres_panel(viewer: napari.Viewer) -> Any:
     return run(panel)
 
 
+def volume_panel(viewer: napari.Viewer) -> Any:
+    """Restore the sample stack with the PSF of its microscope."""
+    viewer.open_sample("napari-dmsp", "cells")
+    del viewer.layers["cells truth"], viewer.layers["beads"]
+    viewer.dims.set_current_step(0, 16)
+    panel = open_panel(viewer, "Deblur")
+    panel.inputs.psf.value = "microscope"
+    for name, value in {"na": 1.2, "wavelength": 0.52, "immersion": 1.33}.items():
+        panel.inputs[name].value = str(value)
+    return run(panel)
+
+
 def demosaic_panel(viewer: napari.Viewer) -> Any:
     """Turn one colour a pixel of the colour sample into all three."""
     truth = sample(viewer, "colour_photograph", "dog truth")[100:340, 60:300]
@@ -67,7 +79,8 @@ def train_panel(viewer: napari.Viewer) -> Any:
 
 
 PICTURES: dict[str, Callable[[napari.Viewer], Any]] = {
-    make.__name__: make for make in (deblur_panel, superres_panel, demosaic_panel, train_panel)
+    make.__name__: make
+    for make in (deblur_panel, volume_panel, superres_panel, demosaic_panel, train_panel)
 }
 
 

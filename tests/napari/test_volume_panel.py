@@ -178,6 +178,14 @@ def test_beads_are_averaged(qtbot, viewer, open_panel, stack, beads):
     assert "Planes in axes y, x" in plan(panel)
 
 
+def test_the_sample_is_ready_to_be_restored(viewer, open_panel):
+    viewer.open_sample("napari-dmsp", "cells")
+    panel = open_panel(psf="beads")
+    assert panel.image.name == "cells"
+    assert panel.inputs.beads.value.name == "beads"
+    assert "Volumes in axes z, y, x: 32 × 128 × 128 grey voxels" in plan(panel)
+
+
 def test_preview_is_a_part_of_the_volume(qtbot, viewer, open_panel, beads):
     tall = np.random.default_rng(0).poisson(20, (50, 24, 300)).astype(np.uint16)
     add_stack(viewer, tall)
