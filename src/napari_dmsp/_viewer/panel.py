@@ -23,6 +23,7 @@ from ..plan import forecast
 from ..priors import prior_files
 from ..settings import AUTO_MASK, TASKS, Option, Settings, options
 from ..windows import MIN_SIDE
+from .compare import KEY, Comparison
 from .form import (
     AUTO,
     LayerChoice,
@@ -108,6 +109,7 @@ class RunPanel(Panel):
         self._psfs: list[NDArray[np.float32]] = []
         self._previews = False
         self._preview_layer: Image | None = None
+        self._comparison: Comparison | None = None
         self._told = 0.0
         self._reported: tuple[Any, ...] = ()
         self._followed: set[Layer] = set()
@@ -138,10 +140,17 @@ class RunPanel(Panel):
             text="Copy as Python",
             tooltip="Copy a script that gives the last result once more.",
         )
+        self._compare_button = PushButton(
+            text="Compare",
+            tooltip="Show the image as it was before, and press once more for the result; or press "
+            f"the key {KEY} while the result is the active layer.",
+        )
+        self._compare_button.native.setCheckable(True)
         self._bar.max = BAR
-        idle = [self._preview_button, self._run_button, self._script_button]
+        idle = [self._preview_button, self._run_button]
         buttons = row([*idle, self._stop_button, self._cancel_button])
-        return [buttons, self._plan, self._bar, self._report]
+        self._after = row([self._compare_button, self._script_button])
+        return [buttons, self._plan, self._bar, self._report, self._after]
 
     def _input_widgets(self) -> list[Widget]:
         self._image = LayerChoice(self._images, name="image", label="Image")
@@ -232,6 +241,7 @@ class RunPanel(Panel):
         self._preview_button.changed.connect(self.preview)
         self._run_button.changed.connect(self.run)
         self._script_button.changed.connect(self.copy_script)
+        self._compare_button.changed.connect(self.compare)
         if self._psf is not None:
             self._psf.shown.changed.connect(self.show_psf)
         for part in (self.inputs, self.advanced):
@@ -334,6 +344,12 @@ class RunPanel(Panel):
         clipboard.setText(self.script)
         self._say("Copied: a script that gives the last result once more.")
 
+    def compare(self, *_: Any) -> None:
+        """Show the image as it was before instead of the last result, or the result again."""
+        if self._comparison is not None:
+            self._comparison.toggle()
+        self.refresh()
+
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that the viewer has now."""
         if self.running:
@@ -370,7 +386,7 @@ class RunPanel(Panel):
             button.visible = running
         self._plan.value, self._plan.visible = problem or ahead, not running
         self._report.visible = bool(self._report.value)
-        self._script_button.visible = bool(self.script) and not running
+        self._show_after()
         for choice in (self._axes, self._channels, self._planes):
             choice.visible = len(choice.choices) > 1
         self._prior_file.visible = self._prior.value == OWN_PRIOR
@@ -380,6 +396,17 @@ class RunPanel(Panel):
         if "psf_size" in self._options:
             self._options["psf_size"][2].visible = self._psf_is_unknown()
         self._follow_layers()
+
+    def _show_after(self) -> None:
+        """Offer what can be done with the last result."""
+        comparison = self._comparison
+        if comparison is not None and not comparison.possible:
+            comparison.end()
+            self._comparison = comparison = None
+        self._compare_button.visible = comparison is not None
+        self._compare_button.native.setChecked(comparison is not None and comparison.shown)
+        self._script_button.visible = bool(self.script)
+        self._after.visible = (bool(self.script) or comparison is not None) and not self.running
 
     def _say(self, text: str) -> None:
         """Report about the choices as they are."""
@@ -419,6 +446,7 @@ class RunPanel(Panel):
             self.refresh()
             return
         assert self.image is not None
+        self._end_comparison()
         self._done, self._psfs, self._previews = {}, [], preview
         name = f"{self.image.name} {'preview' if preview else self.kind.suffix}"
         old = self._preview_layer if preview else None
@@ -677,8 +705,19 @@ class RunPanel(Panel):
             self.script = about["script"]
             if self._previews:
                 self._preview_layer = layer
+            self._comparison = Comparison(self._viewer, self._call.selection.layer, layer)
+            self._comparison.changed.connect(self.refresh)
             self.refresh()
         return layer
+
+    def _end_comparison(self) -> None:
+        if self._comparison is not None:
+            self._comparison.end()
+
+    def _leave_without_dock(self, parent: object) -> None:
+        if parent is None:
+            self._end_comparison()
+        super()._leave_without_dock(parent)
 
     def _show_psf(self, name: str, made: Psf) -> None:
         """Add a hidden layer of a PSF that was computed, which lies where it is looked at best."""
