@@ -18,6 +18,7 @@ from .pictures import (
     write_psf,
 )
 from .records import (
+    as_json,
     check_folder,
     check_writable,
     error_beside,
@@ -27,3 +28,4 @@ from .records import (
     written_whole,
 )
 from .stacks import TIFF, Axis, Picture, Stack
+from .tiff import RECORD

@@ -127,15 +127,20 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write values as JSON, with null for the NaN and infinities that it does not know.
+    """Write values as JSON, see `as_json`."""
+    with written_whole(path) as partial:
+        partial.write_text(as_json(values, indent=2) + "\n", encoding="utf-8")
+
+
+def as_json(values: dict[str, Any], indent: int | None = None) -> str:
+    """Return values as JSON, with null for the NaN and infinities that it does not know.
 
     Paths become text, and NumPy's numbers and arrays numbers and lists. Names that are no text in
     any encoding keep their bytes as lone surrogates, which the escapes of JSON can hold.
     """
     text = json.dumps(values, default=_plain)
     known = json.loads(text, parse_constant=lambda _: None)
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    return json.dumps(known, indent=indent)
 
 
 def _plain(value: Any) -> Any:

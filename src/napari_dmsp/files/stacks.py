@@ -75,6 +75,10 @@ class Stack:
         For a result like it.
     path : Path or None
         What was opened.
+    channels : tuple of str
+        Names of the channels, as far as the file tells them.
+    record : dict
+        How the image was restored, as its description says.
     warnings : tuple of str
         Sentences for the user on what was left out.
     """
@@ -84,6 +88,8 @@ class Stack:
     channel_axis: int | None = None
     zarr_format: ZarrFormat = 3
     path: Path | None = None
+    channels: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def select(self, planes: Sequence[int | slice]) -> Stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Iterable
@@ -42,6 +43,8 @@ IMAGEJ_BYTES = 2**32 - 2**25
 # What is kept of the pixels and channels of OME.
 OME_SIZES = ("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ", "TimeIncrement")
 OME_CHANNEL = ("Name", "Color", "Fluor", "EmissionWavelength", "ExcitationWavelength")
+# Key of the JSON, in the description of an image, that says how the image was restored.
+RECORD = "napari-dmsp"
 # What OME calls wavelengths, and refractive indices of what it calls immersions.
 WAVELENGTHS = {
     "wavelength": "EmissionWavelength",
@@ -197,7 +200,10 @@ def open_tiff(path: Path) -> Stack:
         stored = series.dtype.newbyteorder("=")
         mapped = series.dataoffset is not None and series.keyframe.is_memmappable
         mapped = mapped and not layout.decoded
-        axes = _axes(_tags(path, file, series, layout), layout.letters)
+        tags = _tags(path, file, series, layout)
+        axes = _axes(tags, layout.letters)
+        channels = tuple(tags.get("metadata", {}).get("Channel", {}).get("Name", ()))
+        record = _record(file.ome_metadata, layout.number)
         pages: list[Any] = [] if mapped else list(series.pages)
         places = tuple(part.index if layout.decoded else part.offset for part in pages)
         # Pages without a place of their own can only be read together.
@@ -225,7 +231,14 @@ def open_tiff(path: Path) -> Stack:
     warnings = layout.warnings
     if alpha is not None:
         warnings += (f"{path} has transparency, which is left out.",)
-    return Stack(array, axes, array.ndim - 1 if layout.colours else None, warnings=warnings)
+    return Stack(
+        array,
+        axes,
+        array.ndim - 1 if layout.colours else None,
+        channels=channels,
+        record=record,
+        warnings=warnings,
+    )
 
 
 def write_tiff(path: Path, pixels: Pixels, picture: Picture) -> None:
@@ -242,7 +255,9 @@ def write_tiff(path: Path, pixels: Pixels, picture: Picture) -> None:
         del tags["ome"]
     if "metadata" in tags or picture.axes:
         axes = f"{picture.axes}YX{'S' if samples else ''}"
-        dropped = {"Channel"} if "C" not in axes else set()
+        channels = pixels.shape[axes.index("C")] if "C" in axes else 1
+        names = tags.get("metadata", {}).get("Channel", {})
+        dropped = {"Channel"} if any(len(each) != channels for each in names.values()) else set()
         dropped |= set(IMAGEJ_CHANNELS) if samples else set()
         kept = {k: v for k, v in tags.get("metadata", {}).items() if k not in dropped}
         tags["metadata"] = {**kept, "axes": axes}
@@ -570,6 +585,17 @@ def _ome(text: str, number: int) -> dict[str, Any]:
         if channels and all(name in channel for channel in channels):
             metadata.setdefault("Channel", {})[name] = [channel[name] for channel in channels]
     return metadata
+
+
+def _record(text: str | None, number: int) -> dict[str, Any]:
+    """Read how an image was restored from the description in OME's XML; empty if it was not."""
+    images = [] if text is None else ElementTree.fromstring(text.encode()).findall("{*}Image")
+    description = images[number].findtext("{*}Description") if number < len(images) else None
+    try:
+        record = json.loads(description or "")[RECORD]
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _micrometres(element: ElementTree.Element, name: str) -> float | None:
