@@ -55,6 +55,9 @@ class Photons:
     read_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not _is_number(value):
+                raise DmspError(f"{name}={value!r} of the noise must be one number.")
         if not 0 < self.gain < math.inf:
             raise DmspError(f"gain={self.gain} of the noise must be positive and finite.")
         if not math.isfinite(self.offset):
@@ -287,23 +290,28 @@ class Settings:
         """Raise a `DmspError` for values that suit no image."""
         if self.method not in METHODS:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
+        flags = {name: getattr(self, name, None) for name in ("uncertainty", "linear", "developed")}
+        for name, value in flags.items():
+            if value is not None and not (_is_number(value) and value in (0, 1)):
+                raise DmspError(f"{name}={value!r} must be True or False.")
         if self.uncertainty and self.method == "sgd":
             raise DmspError(
                 f"uncertainty={self.uncertainty} is not for method='sgd'; use 'annealed'."
             )
         count = self.iterations
-        if count is not None and (
-            isinstance(count, bool)
-            or not _is_number(count)
-            or not 1 <= count <= MAX_ITERATIONS
-            or count % 1
-        ):
+        if count is not None and not (_is_whole(count) and 1 <= count <= MAX_ITERATIONS):
             raise DmspError(
                 f"iterations={count} must be a whole number, at least 1 and at most "
                 f"{MAX_ITERATIONS}."
             )
-        if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**63:
+        if not _is_integer(self.seed) or not -(2**63) <= self.seed < 2**63:
             raise DmspError(f"seed={self.seed} must be a whole number of at most 64 bits.")
+        if self.channel_axis is not None and not _is_integer(self.channel_axis):
+            raise DmspError(
+                f"channel_axis={self.channel_axis!r} must be the number of an axis, such as -1."
+            )
+        if not (self.tile is None or isinstance(self.tile, str) or _is_number(self.tile)):
+            raise DmspError(f"tile={self.tile!r} must be a number of pixels, 'auto' or None.")
         noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
         # Of mosaics, every filter may have a level of its own.
         single = {"noise": noise, "background": None if self.makes_colour else black}
@@ -367,8 +375,26 @@ class Settings:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is one number, of Python or of any library."""
-    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
+    """Whether a value is one real number that a float can hold, of Python or of any library."""
+    real = getattr(getattr(value, "dtype", None), "kind", "f") in "buif"
+    # What is masked is no number, even where a float stands behind it.
+    if not real or not hasattr(value, "__float__") or hasattr(value, "mask"):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
+    return getattr(value, "ndim", 0) == 0
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, perhaps as a float; True and False are none."""
+    return not isinstance(value, bool) and _is_number(value) and float(value).is_integer()
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether a value is a whole number by its type."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:
@@ -455,17 +481,22 @@ class Deblur(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.psf is not None and self.psf_size is not None:
-            raise DmspError(
-                f"psf_size={self.psf_size} is for an unknown PSF; give it or psf, not both."
-            )
+        size = self.psf_size
+        if self.psf is not None and size is not None:
+            raise DmspError(f"psf_size={size} is for an unknown PSF; give it or psf, not both.")
+        if size is not None and not (_is_number(size) and size >= 3):
+            raise DmspError(f"psf_size={size!r} must be an odd whole number, at least 3.")
 
     @property
     def space(self) -> int:
         """3 where the PSF is a volume, or one for each channel."""
         import numpy as np  # Late: the shell's help must come at once.
 
-        return 2 if self.psf is None or np.ndim(self.psf) < 3 else 3
+        try:
+            return 2 if self.psf is None or np.ndim(self.psf) < 3 else 3
+        except ValueError:
+            # Of lists that are no array, the check of the PSF says what is wrong.
+            return 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

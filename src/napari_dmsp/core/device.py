@@ -52,7 +52,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise DmspError(f"device={name!r} is unknown; use auto, cpu, cuda or mps.") from None
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise DmspError(

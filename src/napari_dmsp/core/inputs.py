@@ -201,7 +201,9 @@ def read_input(
         axis, black, planes = -1 if mosaic else axis, options.background, model.channels == 1
         dark = fluorescence or space == 3
         units = Units.of(image.dtype, values, axis, black, planes, white, dark)
+        _check_levels(values, units)
     warnings = _check_precision(values, units)
+    _check_noise(options.noise, units)
     with explain_failures(target, values.shape[1:]):
         observed = units.to_tensor(values).to(target)
         kept = None
@@ -249,7 +251,7 @@ def take_array(values: Any, name: str) -> NDArray[Any]:
         array = np.asarray(array)
         if array.dtype.kind == "O":
             array = array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DmspError(
             f"{name} of type {type(values).__name__} is not an array of numbers ({error}); "
             "convert it with numpy.asarray first."
@@ -270,6 +272,14 @@ def _tensor_to_numpy(tensor: Tensor) -> NDArray[Any]:
         plain = plain if known or not plain.is_floating_point() else plain.float()
         return plain.resolve_neg().numpy()
 
+
+# How many times the range of an image noise may be: more is a mistake of units.
+MOST_NOISE = 1000
+# The same of black and white: float32 holds the image between them no more.
+MOST_RANGE = 100_000
+
+# Values of a point spread function beyond this, or below one part of it, are scaled first.
+PSF_UNIT = 1e100
 
 # What counts as a plateau at the maximum of an image: the least pixels, the part of the range
 # below it that holds fewer, and the least number of different intensities.
@@ -428,18 +438,24 @@ def check_image(
             f"the image has {bad} NaN or infinite pixels; restore them too, with "
             "mask=~np.isfinite(image) or mask='auto', or replace them first."
         )
-    if not constant and values.min() == values.max():
-        raise DmspError(f"the image is constant ({values.min():g}): there is nothing to restore.")
+    low, high = float(values.min()), float(values.max())
+    if not constant and low == high:
+        raise DmspError(f"the image is constant ({low:g}): there is nothing to restore.")
+    if max(-low, high) > float(np.finfo(np.float32).max):
+        raise DmspError(
+            f"the image's values, {low:g} to {high:g}, do not fit float32, the type of results; "
+            "divide them by a power of ten."
+        )
     return values
 
 
 def _check_precision(values: NDArray[np.float64], units: Units) -> list[str]:
     """Make sure that float32, the type of results, can hold the image; warn if it rounds much."""
-    limits, greatest = np.finfo(np.float32), float(np.abs(values).max())
-    if greatest > float(limits.max) or units.scale < float(limits.tiny):
+    greatest = float(np.abs(values).max())
+    if units.scale < float(np.finfo(np.float32).tiny):
         raise DmspError(
-            f"the image's values, up to {greatest:g} with a range of {units.scale:g}, do not fit "
-            "float32, the type of results; divide them by a power of ten."
+            f"the image's values, with a range of {units.scale:g}, do not fit float32, the type of "
+            "results; multiply them by a power of ten."
         )
     step = float(np.spacing(np.float32(greatest)))
     if step < units.scale / 1000:
@@ -448,6 +464,32 @@ def _check_precision(values: NDArray[np.float64], units: Units) -> list[str]:
         f"Results are float32: near {greatest:g} they are multiples of {step:g}, and the image's "
         f"range is {units.scale:g}. Subtract a constant from the image first."
     ]
+
+
+def _check_levels(values: NDArray[np.float64], units: Units) -> None:
+    """Make sure that black and white are in the units of the image."""
+    low, high = float(values.min()), float(values.max())
+    if units.scale > MOST_RANGE * (high - low):
+        raise DmspError(
+            f"background={units.low:g} and white={units.low + units.scale:g} are more than "
+            f"{MOST_RANGE} times as far apart as the image's values, {low:g} to {high:g}; give "
+            "them in the image's units, or leave them out."
+        )
+
+
+def _check_noise(noise: float | Photons | None, units: Units) -> None:
+    """Make sure that noise is in the units of the image."""
+    if noise is None:
+        return
+    if isinstance(noise, Photons):
+        level = max(noise.gain, noise.read_noise, abs(noise.offset) / MOST_NOISE)
+    else:
+        level = noise
+    if level > MOST_NOISE * units.scale:
+        raise DmspError(
+            f"noise={noise} is more than {MOST_NOISE} times the range of the image, "
+            f"{units.scale:g}; give it in the image's units, or leave it out to estimate it."
+        )
 
 
 def check_psf(
@@ -477,6 +519,10 @@ def check_psf(
         )
     if not np.isfinite(kernel).all():
         raise DmspError("the psf has NaN or infinite values; replace them first.")
+    highest = float(np.abs(kernel).max())
+    if highest > 0 and not 1 / PSF_UNIT < highest < PSF_UNIT:
+        # Its unit does not matter, but squares of it must be floats.
+        kernel = kernel / highest
     kernel, said = clean_psf(kernel, between=scale is not None)
     if warnings is not None:
         warnings += said

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..settings import PATTERNS
+from .inputs import take_array
 
 _COLOURS = "RGB"
 _BAYER = {"RGGB": "RG/GB", "BGGR": "BG/GR", "GRBG": "GR/BG", "GBRG": "GB/RG"}
@@ -38,7 +39,7 @@ def cfa_weights(pattern: str | ArrayLike, shape: tuple[int, int]) -> NDArray[np.
 
 def cfa_tile(pattern: str | ArrayLike) -> NDArray[np.float32]:
     """Return one period (C, h, w) of a colour filter array, as for `cfa_weights`."""
-    tile = _named_tile(pattern) if isinstance(pattern, str) else np.asarray(pattern)
+    tile = _named_tile(pattern) if isinstance(pattern, str) else take_array(pattern, "pattern")
     if tile.ndim == 2 and tile.size and tile.dtype.kind in "iu":
         if tile.min() < -1 or tile.max() > 3:
             raise DmspError(

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,8 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
     if isinstance(prior, Prior):
         about = prior.denoiser, prior.channels, prior.noise_sigma
         return prior if prior.sha256 else replace(prior, sha256=fingerprint(about))
+    if not isinstance(prior, str | os.PathLike):
+        raise DmspError(f"prior={prior!r} must be a name, a file, or a denoiser(x, sigma).")
     files = prior_files()
     path = files.get(str(prior), Path(prior))
     if not path.is_file():

@@ -61,7 +61,8 @@ def _read_levels(levels: Any, name: str) -> NDArray[np.float64] | None:
     if levels is None:
         return None
     values = np.ma.getdata(take_array(levels, name)).ravel()
-    if values.size not in (1, 3, 4) or not np.isfinite(values).all():
+    real = values.dtype.kind in "buif" and values.size in (1, 3, 4)
+    if not real or not np.isfinite(values).all():
         raise DmspError(
             f"{name}={levels} must be a finite number, or one for each filter: red, green, blue, "
             "and a second green if there is one."

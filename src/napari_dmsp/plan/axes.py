@@ -133,7 +133,10 @@ class Axes:
                 )
         plane = [axis for axis in range(ndim) if axis != colours][-2:]
         if len(plane) < 2 or 0 in shape:
-            raise DmspError(f"a source of shape {tuple(shape)} has no planes.")
+            raise DmspError(
+                f"a source of shape {tuple(shape)} has no planes; "
+                "give one with at least two axes, none of them empty."
+            )
         lead = [axis for axis in range(ndim) if axis not in (*plane, colours)]
         known = {axis: names[axis].lower() if names else "" for axis in lead}
         channels = next((axis for axis in lead if known[axis] in CHANNEL_NAMES), None)

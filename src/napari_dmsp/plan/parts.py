@@ -143,7 +143,7 @@ class Plan:
                 f"psf has shape {psfs}; expected (Z, Y, X), or one for each of {steps} channels."
             )
         if source.dtype.kind not in "buif":
-            raise DmspError(f"dtype {source.dtype} is not a real number; convert it first.")
+            raise DmspError(f"image dtype {source.dtype} is not a real number; convert it first.")
         if task.makes_colour and axes.colours is not None:
             raise DmspError(
                 f"a source of shape {axes.shape} is in colour already; a mosaic has one channel."

@@ -1,0 +1,207 @@
+"""Generated input of any kind: a right result, or a `DmspError` that says what to change."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from napari_dmsp import deblur, demosaic, superres
+from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.errors import DmspError
+from napari_dmsp.settings import Photons
+
+few = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+DTYPES = [
+    *["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "g", ">u2", ">f4"],
+    *["c8", "c16", "O", "U3", "M8[s]", "V4"],
+]
+SHAPES = [
+    *[(), (0,), (7,), (0, 12), (12, 0), (1, 1), (1, 30), (30, 1), (7, 12), (8, 8), (12, 13)],
+    *[(3, 12, 12), (12, 12, 3), (12, 12, 4), (4, 12, 12), (12, 1, 12), (1, 12, 12), (0, 12, 12)],
+    *[(2, 9, 10, 3), (2, 2, 9, 10), (1, 1, 1, 12, 12), (2, 1, 2, 9, 8)],
+]
+FILLS = ["ramp", "noise", "constant", "negative", "nan", "inf", "one nan", "huge", "tiny", "alike"]
+NUMBERS = [0, 1, -1, 0.5, 7, 1e300, -1e300, 1e-320, math.nan, math.inf, -math.inf, 10**400]
+ODD = [*NUMBERS, True, "much", "", "3", b"3", [1], [], (1, 2), {}, 1j, object(), np.array(2.0)]
+ODD = [*ODD, np.ones(3), np.float32(2), np.datetime64("2020-01-01"), np.ma.masked, range(2)]
+PSFS = [
+    None,
+    gaussian_psf(0.7),
+    np.ones((4, 4)),
+    np.ones((1, 1)),
+    np.zeros((3, 3)),
+    -np.ones((3, 3)),
+    np.full((3, 3), np.nan),
+    np.array([[0, np.inf, 0]]),
+    np.array([[1, -1.0]]),
+    np.eye(3) - 0.2,
+    np.ones((40, 40)),
+    np.ones((3, 3, 3)),
+    np.ones((2, 3, 3)) * [[[1, 2, 1]]],
+    np.ones((3, 3, 3, 3)),
+    np.ones(3),
+    np.ones((0, 3)),
+    np.ones((3, 3), bool),
+    np.ones((3, 3), complex),
+    np.full((3, 3), 1e308),
+    np.full((3, 3), 1e-320),
+    np.full((3, 3), 10**300, object),
+    "gaussian:2",
+    3.0,
+    [[1, 2], [3]],
+]
+
+
+def unchanged(x, sigma):
+    """Denoise nothing, as a prior that needs no weights."""
+    return x
+
+
+def filled(shape, dtype, fill, seed):
+    """Return an array of any type, whose values are of a kind."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(100, 20, shape)
+    if fill == "ramp":
+        values = np.broadcast_to(np.arange(values.size).reshape(shape), shape).astype(float)
+    elif fill in ("constant", "huge", "tiny"):
+        values = {"constant": values * 0 + 5, "huge": values * 1e306, "tiny": values * 1e-322}[fill]
+    elif fill == "negative":
+        values = -values
+    elif fill == "alike":
+        values = 1e9 + rng.random(shape) * 1e-3
+    elif fill == "one nan" and values.size:
+        values.flat[values.size // 2] = np.nan
+    elif fill in ("nan", "inf"):
+        values = np.full(shape, float(fill))
+    with np.errstate(all="ignore"):
+        return np.asarray(np.asarray(values, np.float64).astype(dtype))
+
+
+@st.composite
+def images(draw):
+    """Arrays of which most have one fault, if any."""
+    shape, dtype, fill = (12, 13), "f4", "noise"
+    faults = draw(st.sets(st.sampled_from(["shape", "dtype", "fill"]), max_size=2))
+    if "shape" in faults:
+        shape = draw(st.sampled_from(SHAPES))
+    if "dtype" in faults:
+        dtype = draw(st.sampled_from(DTYPES))
+    if "fill" in faults:
+        fill = draw(st.sampled_from(FILLS))
+    if np.dtype(dtype).kind in "MV":
+        fill = "ramp"
+    image = filled(
+        shape, "f8" if dtype in ("V4", "M8[s]") else dtype, fill, draw(st.integers(0, 9))
+    )
+    if dtype in ("V4", "M8[s]"):
+        image = np.zeros(shape, dtype)
+    if draw(st.integers(0, 5)) == 0:
+        image = np.ma.array(image, mask=draw(st.sampled_from([False, True])))
+    return image
+
+
+MASKS = [None, "auto", "none", np.zeros((12, 13), bool), np.eye(12, 13, dtype=bool)]
+MASKS += [np.ones((12, 13)), np.zeros((5, 5)), np.full((12, 13), 7), np.full((12, 13), np.nan), 3.0]
+MASKS += [np.eye(12, 13)[..., None], "auto ", np.array([]), [[True]], np.eye(12, 13, dtype=complex)]
+SHARED = {
+    "mask": MASKS,
+    "noise": [None, 0, 2.0, Photons(0.5), Photons(1e-300), Photons(1e300, 1e300, 1e300), *ODD],
+    "noise_sigma": ODD,
+    "channel_axis": [0, -1, 1, 2, 5, -9, *ODD],
+    "iterations": [0, 3, 1.5, *ODD],
+    "background": ODD,
+    "seed": [2**63, -5, *ODD],
+    "device": ["cpu", "cuda:99", "tpu", "meta", "", None, 3],
+    "tile": [192, 8, 191, 2**70, None, "whole", *ODD],
+    "method": ["sgd", "annealed", "newton", None, 3, [], {}],
+    "uncertainty": [True, False, *ODD],
+    "prior": ["gray", "no such prior", "", "../../etc/passwd", "/", "a\0b", 3, [], b"gray", None],
+}
+OWN = {
+    deblur: {"psf": PSFS, "psf_size": [3, 4, 1, 10**9, *ODD]},
+    superres: {"scale": [1, 2, 1.5, 1.001, 8, 9, -2, *ODD], "psf": PSFS},
+    demosaic: {
+        "pattern": [
+            *["RGGB", "X-Trans", "quad-BGGR", "RGBG", "", "rggb", "0,1/1,2", None, 3, b"RGGB"],
+            *[[[0, 1], [1, 2]], [[0, 1], [1, 9]], [[0]], [], [[0, 1], [2]], np.full((2, 2), -1)],
+            *[np.full((2, 2), np.nan), np.ones((2, 2, 3)) / 3, np.zeros((2, 2, 3))],
+            *[np.full((2, 2, 3), np.inf), -np.ones((2, 2, 3)), np.full((99, 99), 1), [["R"]]],
+        ],
+        "white": [255, 1e-9, [1, 2, 3], [200, 210, 220, 230], *ODD],
+        "linear": [True, False, None, *ODD],
+        "developed": [True, *ODD],
+    },
+}
+NEEDED = {deblur: {"psf": gaussian_psf(0.7)}, superres: {"scale": 2}, demosaic: {}}
+
+
+def expected_shape(task, image, options):
+    """Return the shape of a right result."""
+    if task is demosaic:
+        # A mosaic may have an axis of length 1, which is not that of a stack.
+        shape = image.shape
+        return (*(shape[:-1] if shape[-1] == 1 else shape[1:] if shape[0] == 1 else shape), 3)
+    if task is deblur:
+        return image.shape
+    axis, sides = options.get("channel_axis"), list(image.shape)
+    spatial = [i for i in range(image.ndim) if axis is None or i != axis % image.ndim][-2:]
+    for i in spatial:
+        sides[i] = round(sides[i] * float(options["scale"]))
+    return tuple(sides)
+
+
+def plain(array):
+    return np.ma.getdata(array).copy()
+
+
+def right_or_refused(task, image, options):
+    """Restore, and check the result or the refusal."""
+    before = plain(image)
+    try:
+        result = task(image, **options)
+    except DmspError as error:
+        note(str(error))
+        check_sentence(str(error))
+    else:
+        assert result.image.dtype == np.float32
+        assert result.image.shape == expected_shape(task, image, options)
+        assert np.isfinite(result.image).all()
+    assert plain(image).tobytes() == before.tobytes() or before.dtype == object
+
+
+def check_sentence(text):
+    """A refusal names what is wrong in words: not in those of another library."""
+    assert len(text) > 20
+    assert re.search(
+        r"image|psf|mask|mosaic|[a-z_]+=|source|background|white|colour filter|pattern", text
+    ), text
+
+
+@pytest.mark.parametrize("task", [deblur, superres, demosaic])
+def test_python(task):
+    choices = {**SHARED, **OWN[task]}
+    if task is demosaic:
+        del choices["channel_axis"]
+
+    @few
+    @given(image=images(), data=st.data())
+    def check(image, data):
+        names = data.draw(st.lists(st.sampled_from(sorted(choices)), max_size=2, unique=True))
+        options = {name: data.draw(st.sampled_from(choices[name]), name) for name in names}
+        if "noise" in options and "noise_sigma" in options:
+            del options["noise"]
+        usual = {"prior": unchanged, "iterations": 1, "device": "cpu"}
+        right_or_refused(task, image, NEEDED[task] | usual | options)
+
+    check()
