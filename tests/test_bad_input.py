@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import uuid
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from napari_dmsp import deblur, demosaic, superres
+from napari_dmsp.cli import app
+from napari_dmsp.core.networks import UNet
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.errors import DmspError
-from napari_dmsp.settings import Photons
+from napari_dmsp.settings import TASKS, Photons, options
 
 few = settings(
     max_examples=25,
@@ -75,7 +82,7 @@ def filled(shape, dtype, fill, seed):
     if fill == "ramp":
         values = np.broadcast_to(np.arange(values.size).reshape(shape), shape).astype(float)
     elif fill in ("constant", "huge", "tiny"):
-        values = {"constant": values * 0 + 5, "huge": values * 1e306, "tiny": values * 1e-322}[fill]
+        values *= {"constant": 0, "huge": 1e305, "tiny": 1e-322}[fill]
     elif fill == "negative":
         values = -values
     elif fill == "alike":
@@ -203,5 +210,146 @@ def test_python(task):
             del options["noise"]
         usual = {"prior": unchanged, "iterations": 1, "device": "cpu"}
         right_or_refused(task, image, NEEDED[task] | usual | options)
+
+    check()
+
+
+TEXTS = [
+    *[
+        "",
+        " ",
+        "0",
+        "-1",
+        "1",
+        "2",
+        "3",
+        "1.5",
+        "nan",
+        "inf",
+        "-inf",
+        "1e999",
+        "9" * 400,
+        "9" * 5000,
+    ],
+    *[
+        "much",
+        "1,2",
+        "1 2",
+        "0x10",
+        "1_0",
+        "\u0661",
+        "½",
+        "\u2028",
+        "a\0b",
+        "=",
+        ",",
+        "/",
+        "gain=1",
+        "%s",
+    ],
+    *["--", "gain=", "gain=nan", "gain=1,gain=2,offset", "gain=1,read=-1", "auto", "whole", "none"],
+    *["RGGB", "0,1/1,2", "0,1/1", "9,9/9,9", "annealed", "sgd", "cpu", "cuda:9", "gray", "rgb"],
+    *["gaussian:", "gaussian:1", "gaussian:-1", "gaussian:nan", "gaussian:1,2,3", "motion:3,45"],
+    *["motion:3", "motion:1e9,0", "motion:inf,nan", "widefield:na=9,wavelength=500", "widefield:"],
+    *["bead:", "bead:in.tif", "focal:in.tif", "in.tif", "none.tif", ".", "/", "bad.tif", "psf.npy"],
+    *["psf.npy:1", "0:2", "::0", "5", "-1", "0:0", "1:2:3:4", "0" * 100],
+]
+
+
+def text_options(kind):
+    """Return the options of a command that take text."""
+    flags = [about.flag for _, about in options(kind) if about.flag and "/" not in about.flag]
+    return [*flags, "--dtype", "--planes", "--chunks", "--survey", "--save-psf", "--nonsense"]
+
+
+@pytest.fixture(scope="module")
+def small_prior(tmp_path_factory):
+    """A file of weights that take no time."""
+    made = {}
+    for channels in (1, 3):
+        net = UNet(channels, (4, 4), 1)
+        config = json.dumps({"architecture": "unet", **net.config})
+        made[channels] = tmp_path_factory.mktemp("prior") / f"small{channels}.safetensors"
+        save_file(net.state_dict(), made[channels], metadata={"napari-dmsp": config})
+    return made
+
+
+def write_source(path, image, form, seed):
+    """Write an image file, perhaps a broken one."""
+    rng = np.random.default_rng(seed)
+    if form == "folder":
+        path.mkdir()
+    elif form == "text":
+        path.write_text("no image")
+    elif form == "empty":
+        path.write_bytes(b"")
+    elif form != "missing":
+        tifffile.imwrite(path, image, photometric="minisblack")
+        content = bytearray(path.read_bytes())
+        if form == "truncated":
+            content = content[: int(rng.integers(1, len(content)))]
+        elif form == "damaged":
+            for at in rng.integers(4, len(content), 6):
+                content[at] = rng.integers(256)
+        path.write_bytes(content)
+
+
+FORMS = ["tif", "tif", "tif", "truncated", "damaged", "text", "empty", "folder", "missing"]
+TIFF_DTYPES = ["?", "u1", "u2", "u4", "u8", "i2", "i8", "f2", "f4", "f8", "c8"]
+
+
+def shell_case(kind, folder, prior, choose, seed):
+    """Run a command on a file that may be bad, with options that may be bad; return the result."""
+    shape = choose([(12, 13), (12, 13), *[s for s in SHAPES if len(s) > 1 and 0 not in s]])
+    dtype, fill = choose(["f4", "u2", *TIFF_DTYPES]), choose(["noise", "noise", *FILLS])
+    folder.mkdir()
+    write_source(folder / "in.tif", filled(shape, dtype, fill, seed), choose(FORMS), seed)
+    (folder / "bad.tif").write_bytes(b"II*\0\x08\0\0\0")
+    np.save(folder / "psf.npy", np.ones((3, 3)))
+    arguments = [
+        kind.task,
+        "in.tif",
+        choose(["out.tif", "out.tif", "out.png", "out.jpg", "out.zarr", "out/", "o\0"]),
+    ]
+    usual = {"--iterations": "1", "--device": "cpu", "--prior": str(prior)}
+    usual |= {"deblur": {"--psf": "gaussian:0.7"}, "superres": {"--scale": "2"}}.get(kind.task, {})
+    for _ in range(choose([0, 1, 1, 2])):
+        usual[choose(text_options(kind))] = choose(TEXTS)
+    # A wrong number of evaluations must not be an excuse for a long run.
+    arguments += [part for pair in usual.items() for part in pair]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return arguments, CliRunner().invoke(app, arguments)
+
+
+def check_shell(folder, arguments, result):
+    """An exit code of 0 and a file, or a sentence and none."""
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    made = [folder / name for name in ("out.tif", "out.png", "out.jpg", "out.zarr", "out/in.tif")]
+    outputs = [path for path in made if path.exists()]
+    if result.exit_code == 0:
+        assert outputs, result.output
+        for path in outputs:
+            if path.suffix == ".tif":
+                assert np.isfinite(tifffile.imread(path)).all()
+        return
+    assert result.exit_code in (1, 2), result.output
+    assert len(result.stderr) > 20
+    assert "Traceback" not in result.output
+    assert not outputs, outputs
+
+
+@pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
+def test_shell(tmp_path, small_prior, kind):
+    @settings(few, max_examples=12)
+    @given(data=st.data(), seed=st.integers(0, 99))
+    def check(data, seed):
+        folder = tmp_path / uuid.uuid4().hex
+        prior = small_prior[3 if kind.makes_colour else 1]
+        choose = lambda among: data.draw(st.sampled_from(among))  # noqa: E731
+        arguments, result = shell_case(kind, folder, prior, choose, seed)
+        note(f"{arguments}\n{result.output}")
+        check_shell(folder, arguments, result)
 
     check()

@@ -84,7 +84,7 @@ def parse_noise(text: str) -> Noise:
 
 def parse_tile(text: str) -> int | str | None:
     """Read a tile: a number of pixels, ``auto`` or ``whole``."""
-    return None if text.split()[0] == WHOLE else text if text == "auto" else int(text)
+    return None if text.split()[:1] == [WHOLE] else text if text == "auto" else int(text)
 
 
 def parse_levels(text: str) -> float | list[float]:

@@ -105,7 +105,13 @@ def write(
         record = about or {}
     else:
         notes = _Notes(output.notes, plan)
-        _fill(plan, outputs, notes, client, progress)
+        try:
+            _fill(plan, outputs, notes, client, progress)
+        except DmspError:
+            if not notes.begun:
+                for each in outputs:
+                    each.remove()
+            raise
         record = (about or {}) | notes.record(() if like is None else like.warnings)
     record = json.loads(json.dumps(record), parse_constant=lambda _: None)
     for each in outputs:
@@ -162,9 +168,9 @@ def _fill(
         ) from None
     if left_out:
         missing = " ".join(map(str, left_out[:SAID]))
+        unfinished = f", and {output.path} is unfinished" if notes.begun else ""
         raise DmspError(
-            f"{len(left_out)} of {len(plan.parts)} parts cannot be restored, and {output.path} is "
-            f"unfinished: {missing}"
+            f"{len(left_out)} of {len(plan.parts)} parts cannot be restored{unfinished}: {missing}"
         )
 
 
@@ -241,6 +247,10 @@ class _Output:
             raise DmspError(
                 f"output {self.path} exists; give --overwrite (overwrite=True) to replace it."
             )
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the array and its notes, or what is in their place."""
         for old in (self.path, self.notes):
             if old.is_dir():
                 shutil.rmtree(old)
@@ -265,7 +275,8 @@ class _Output:
             name=name,
             shape=tuple(int(array.shape[i]) for i in self.order),
             chunks=tuple(int(array.chunksize[i]) for i in self.order),
-            dtype=array.dtype,
+            # Of two names of the same integers, zarr knows the usual one.
+            dtype=np.dtype(array.dtype.str),
             zarr_format=self.zarr_format,
             overwrite=True,
             **extra,
@@ -291,6 +302,11 @@ class _Notes(dict[Plane, Survey]):
                 super().__setitem__(tuple(line["planes"]), Survey.from_json(line["survey"]))
             elif "part" in line:
                 self.parts[line["part"]] = line["about"]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything that need not be done again."""
+        return bool(self or self.parts)
 
     def __setitem__(self, plane: Plane, survey: Survey) -> None:
         super().__setitem__(plane, survey)

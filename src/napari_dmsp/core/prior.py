@@ -150,7 +150,12 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
         raise DmspError(f"prior={prior!r} must be a name, a file, or a denoiser(x, sigma).")
     files = prior_files()
     path = files.get(str(prior), Path(prior))
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:
+        # Such as a name that is too long for the system.
+        found = False
+    if not found:
         raise DmspError(f"prior={str(prior)!r} is neither a file nor one of {', '.join(files)}.")
     return _read_prior(path.resolve(), path.stat().st_mtime_ns)
 
