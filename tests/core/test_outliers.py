@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from napari_dmsp import deblur
+from napari_dmsp import deblur, demosaic, superres
+from napari_dmsp.core.mosaic import cfa_weights
 from napari_dmsp.core.noise import wavelet_sigma
-from napari_dmsp.core.outliers import find_outliers
+from napari_dmsp.core.outliers import find_hot_pixels, find_outliers
 from napari_dmsp.core.psf import gaussian_psf
 from napari_dmsp.core.simulate import simulate_blur
 
@@ -86,6 +88,70 @@ def test_what_cannot_be_told_from_outliers_stays():
     hot[0, 40, 40] = 9
     assert not find_outliers(hot, line).any()
     assert find_outliers(hot, PSF).sum() == 1
+
+
+def test_dead_regions_are_masked():
+    dead = np.zeros(NOISY.shape, bool)
+    dead[:, SIDE * 2 // 3 :] = dead[20:32, 30:50] = True
+    image = np.where(dead, 0, NOISY)
+    result = deblur(image, PSF)
+    assert f"{dead.sum()} pixels were masked" in result.warnings[0]
+    told = deblur(image, PSF, mask=dead)
+    np.testing.assert_array_equal(result.image, told.image)
+
+
+def test_black_ground_and_clipped_light_are_not_dead():
+    light = np.zeros((1, 96, 96))
+    light[0, 30:60, 40:70] = 2
+    blurred = gaussian_filter(light, (0, 1.5, 1.5))
+    noisy = blurred + np.random.default_rng(0).normal(0, 0.02, blurred.shape)
+    for image in (blurred.clip(0, 1), noisy.clip(0, 1), np.rint(50 * noisy.clip(0, 1)) / 50):
+        assert not find_outliers(image, PSF).any()
+
+
+def hot_image(ground):
+    random = np.random.default_rng(3)
+    bad = random.random(ground.shape) < 0.002
+    return np.where(bad, random.uniform(500, 4000, ground.shape), ground), bad
+
+
+def test_hot_pixels_of_small_images_are_masked():
+    small = data.camera()[80:208, 150:278] + np.random.default_rng(0).normal(0, 2, (128, 128))
+    image, bad = hot_image(small)
+    result = superres(image, 2, iterations=1)
+    assert result.settings["masked"] >= 0.95 * bad.sum()
+    assert "hot or dead" in result.warnings[0]
+    assert abs(result.noise_sigma - superres(small, 2, iterations=1).noise_sigma) < 1
+    assert not superres(small, 2, iterations=1).warnings
+    assert superres(image, 2, iterations=1, method="sgd").settings["masked"] == 0
+
+
+def test_hot_and_dead_pixels_of_mosaics_are_masked():
+    colours = data.astronaut()[40:168, 150:278].astype(float)
+    clean = (colours * cfa_weights("RGGB", colours.shape[:2]).transpose(1, 2, 0)).sum(-1)
+    image, bad = hot_image(clean)
+    image[50, 61:63] = image[90, 40] = 0
+    result = demosaic(image, "RGGB", linear=False, iterations=1)
+    assert result.settings["masked"] >= 0.9 * bad.sum()
+    assert not demosaic(clean, "RGGB", linear=False, iterations=1).warnings
+    assert find_hot_pixels(image[None] / 255, (2, 2))[0, 90, 40] == (clean[90, 40] > 60)
+
+
+def test_points_text_and_highlights_of_sharp_images_stay():
+    random = np.random.default_rng(0)
+    stars = random.normal(0, 0.01, (1, 96, 96))
+    for row, column in random.uniform(5, 90, (30, 2)):
+        rows, columns = np.mgrid[:96, :96]
+        # A lens makes no smaller spots: their full width at half maximum is 1.2 pixels.
+        stars[0] += 2 * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * 0.5**2))
+    text = np.ones((1, 96, 96))
+    text[0, 10:80:7, 5:90:5] = 0
+    clipped = gaussian_filter(random.normal(0.5, 1, (1, 96, 96)), (0, 0.7, 0.7)).clip(0, 1)
+    photons = random.poisson(0.05, (1, 96, 96)) / 3.0
+    for image in (stars, text, clipped, photons):
+        for period in ((1, 1), (2, 2)):
+            assert not find_hot_pixels(image, period).any()
+    assert not find_hot_pixels(random.random((1, 6, 6)), (2, 2)).any()
 
 
 def test_dead_regions_do_not_lower_the_noise_level():

@@ -43,6 +43,10 @@ class Gaussian:
     y: Tensor
     # 0 where ``y`` has no sample, else 1; sizes of 1 are broadcast. None is 1 everywhere.
     weights: Tensor | None = None
+    # 0 where ``y`` has no sample, else 1; and 1 where a sample is the most that a sensor can tell,
+    # so that the light may be more. From these, weights follow the estimate.
+    kept: Tensor | None = None
+    clipped: Tensor | None = None
     # Noise level of samples of weight 1, and its bounds: the same where it is known.
     sigma: float = 1.0
     least: float = 0.0
@@ -78,6 +82,22 @@ class Gaussian:
         The error is ``y - A x`` of the estimate, the spread what the width of the smoothing adds to
         its variance: ``|k|^2 sigma^2``.
         """
+        data = self._with_noise(error, spread)
+        return data if self.clipped is None else replace(data, weights=self._told(self.kept, error))
+
+    def saturated(self, clipped: Tensor) -> Self:
+        """Return the same with samples that are clipped, and tell nothing of a first estimate."""
+        data = replace(self, clipped=clipped.to(self.y))
+        return replace(data, weights=data._told(self.weights, torch.full_like(self.y, -1.0)))
+
+    def _told(self, weights: Tensor | None, error: Tensor) -> Tensor | None:
+        """Return weights that are 0 where samples are clipped, and an estimate is above them."""
+        if self.clipped is None:
+            return weights
+        return _weighed(1 - self.clipped * (error < 0), weights)
+
+    def _with_noise(self, error: Tensor, spread: float) -> Self:
+        """Return the same with another noise level, unless it is known."""
         if self.least >= self.most:
             return self
         if math.isfinite(self.most):
@@ -147,8 +167,6 @@ class PoissonGaussian(Gaussian):
     variance: Callable[[Tensor], Tensor]
     # Noise level of samples of weight 1, from which ``sigma`` begins.
     scale: float = 1.0
-    # 0 where ``y`` has no sample, else 1.
-    kept: Tensor | None = None
     # Whether weights follow the estimate as it improves. That helps where A blurs; where it does
     # not, the estimate follows the noise of single samples.
     reweighted: bool = False
@@ -181,8 +199,10 @@ class PoissonGaussian(Gaussian):
 
     def updated(self, error: Tensor, spread: float) -> Self:
         """Return the same with the noise that the current estimate says."""
-        data = super().updated(error, spread)
-        return data.at(self.y - error) if self.reweighted else data
+        data = self._with_noise(error, spread)
+        if not self.reweighted:
+            return data
+        return replace(data, weights=self._told(self.at(self.y - error).weights, error))
 
 
 def conjugate_gradients(

@@ -299,17 +299,20 @@ def bad_pixels(image: ArrayLike) -> NDArray[np.bool_]:
     if values.dtype.kind not in "buif":
         raise DmspError(f"image dtype {values.dtype} is not a real number; convert it first.")
     bad = ~np.isfinite(values) | np.ma.getmaskarray(given)
-    good = values[~bad]
+    return bad | saturated_pixels(values, bad)
+
+
+def saturated_pixels(values: NDArray[Any], bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find the pixels of an array that are saturated, see `bad_pixels`, among those not bad."""
+    good, none = values[~bad], np.zeros(values.shape, bool)
     if not good.size or values.dtype.kind == "b":
-        return bad
+        return none
     top, low = good.max(), good.min()
     full = values.dtype.kind in "iu" and top == np.iinfo(values.dtype).max
     near = good > float(top) - NEAR * (float(top) - float(low))
     count = int((good == top).sum())
     plateau = count >= PLATEAU and count > int(near.sum()) - count
-    if full or (plateau and np.unique(good).size >= LEVELS):
-        bad |= values == top
-    return bad
+    return values == top if full or (plateau and np.unique(good).size >= LEVELS) else none
 
 
 def check_mask(

@@ -48,6 +48,8 @@ class Problem:
     noise_bounds: Callable[[], tuple[float, float]] | None = None
     # Least noise level of an estimate: errors of the degradation itself act like noise.
     doubt: float = 0.0
+    # Whether the degradation was found: its errors look like noise that is not white.
+    searched: bool = False
     # The point spread function, if there is one.
     psf: Tensor | None = None
     # From estimates to images on the scale of the user's, where the samples are encoded; how much
@@ -96,7 +98,7 @@ class Problem:
         if line is None and isinstance(given.noise, ShotLine):
             line = given.noise
         if line is None:
-            return cls(Gaussian(operator=operator, y=y, weights=kept), schedule)
+            return cls(Gaussian(operator=operator, y=y, weights=kept, kept=kept), schedule)
         light = smooth(y) if light is None else light
         variance = line.variance if beyond is None else partial(_with_light, line, beyond)
         data = PoissonGaussian.of(operator, y, kept, variance, light, line.scale)
@@ -153,8 +155,7 @@ class Problem:
                 start=self.start,
                 least=self.least,
                 generator=generator,
-                # Errors of a PSF that was found look like noise that is not white.
-                warn=None if self.doubt else given.warnings.append,
+                warn=None if self.searched else given.warnings.append,
             )
         for state in found:
             image = state.image if self.decode is None else self.decode(state.image)

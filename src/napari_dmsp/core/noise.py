@@ -15,7 +15,7 @@ import pywt
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, halfnorm
 from torch import Tensor
@@ -30,6 +30,8 @@ SHARP_GAIN = 0.05
 # components holds noise and not image, and the rank of the patch that stands for one without
 # texture.
 PATCHES = (8, 6, 4)
+# Share of pixels that may be gaps without a notice of patches.
+FEW_GAPS = 0.02
 MOST_PATCHES = 65_536
 WEAKEST = 0.25
 QUIETEST = 0.04
@@ -42,6 +44,10 @@ ROUNDING = 1e-12
 MAD, LEAST_VALUES = 0.6745, 64
 # Most pixels whose nearest neighbours are compared.
 MOST_PAIRS = 65_536
+# Noise that is not white: by how much coarser details are larger where they are fewest, the side of
+# the windows in which they are counted, the parts of these that are compared, and by how much those
+# may differ.
+MORE_COARSE, COARSE_WINDOW, FEWEST_DETAILS, EVEN = 1.6, 6, (0.02, 0.05, 0.2), 1.38
 # Noise that grows with light: the least ratio of variances that matters, bins of the intensity, the
 # least pixels in one, and the width of the blur that leaves the light of a pixel, in pixels.
 SHOT_RATIO = 3.0
@@ -86,6 +92,28 @@ def wavelet_sigma(y: Tensor, weights: Tensor | None = None) -> float:
     if min(planes.shape[1:]) < 8:
         return FLOOR
     return _mean_level([_plane_sigma(plane) for plane in planes])
+
+
+def coarse_sigma(y: Tensor) -> float | None:
+    """Noise level of details twice as coarse as the finest, if it is higher: noise is not white.
+
+    Blur and texture leave more of such details, too, but not as much everywhere as noise does:
+    where they are fewest, their size must hardly vary. None where noise is white, or it cannot be
+    told. Images are (B, C, H, W).
+    """
+    planes, _ = _planes(y, None)
+    if min(planes.shape[1:]) < 8 * COARSE_WINDOW:
+        return None
+    levels = []
+    for plane in planes:
+        details = pywt.dwtn(plane, "db2")
+        fine, coarse = _deviation(details["dd"]), pywt.dwtn(details["aa"], "db2")["dd"]
+        inner = slice(COARSE_WINDOW // 2, -(COARSE_WINDOW // 2))
+        energy = uniform_filter(np.square(coarse), COARSE_WINDOW)[inner, inner]
+        least, few, more = np.sqrt(np.quantile(energy.clip(0), FEWEST_DETAILS))
+        if few > MORE_COARSE * fine and more < EVEN * least:
+            levels.append(float(few))
+    return _mean_level(levels) if len(levels) == len(planes) else None
 
 
 def _plane_sigma(plane: Plane) -> float:
@@ -170,6 +198,9 @@ def patch_sigma(
 
 def _patch_sigma(planes: Plane, observed: Gaps, gaps: Gaps | None) -> float | None:
     """Return the level by the largest patches of which there are enough; None without any."""
+    if gaps is not None and gaps.mean() < FEW_GAPS:
+        # Patches that touch one are not the quietest.
+        gaps = None
     for side in PATCHES:
         if min(planes.shape[1:]) < side:
             continue

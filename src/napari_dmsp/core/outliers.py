@@ -1,12 +1,24 @@
-"""Hot and dead pixels: single samples that differ more from those around than blur allows."""
+"""Hot and dead pixels and dead regions: they differ more from what is around than light does."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.ndimage import rank_filter
+from scipy.ndimage import (
+    binary_dilation,
+    find_objects,
+    label,
+    maximum_filter,
+    median_filter,
+    minimum_filter,
+    rank_filter,
+    uniform_filter,
+)
 from scipy.stats import chi2
 
 from .data import FLOOR
@@ -29,11 +41,25 @@ QUANTILE = 0.75
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 THIRD = 5
 
+# Sharp images: the sharpness of the smallest spot that a lens makes, how far outliers stand out
+# from what is around them, by how much neighbours may, and the
+# least height in units of the range.
+SPOT, SHARP_SPREADS, SHARP_REST, SHARP_HEIGHT = 0.92, 8.0, 2.0, 1.05
+# Mosaics: the same, the least height in units of the range, and how many pixels near each other are
+# a highlight that is clipped; the same for dead pixels, and what is black.
+MOSAIC_SPREADS, MOSAIC_HEIGHT, CLIPPED = 12.0, 0.6, 3
+DEAD_SPREADS, DEAD_HEIGHT, BLACK = 8.0, 0.2, 0.02
+# Dead regions: the least size, the step at their border in units of the slope behind it, and the
+# least slope that counts.
+LEAST_REGION, STEP, LEAST_STEP = 9, 4.0, 2 / 255
+AROUND = np.ones((3, 3), bool)
+
 Plane = NDArray[np.float64]
+Gaps = NDArray[np.bool_]
 
 
-def find_outliers(values: Plane, psf: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find hot and dead pixels of a blurred image.
+def find_outliers(values: Plane, psf: NDArray[np.float32], least: float = FLOOR) -> Gaps:
+    """Find hot and dead pixels of a blurred image, and dead regions.
 
     A pixel is one where it rises from its neighbours more sharply than the image of a point does,
     by much more than the noise. Where these are more than 2 % of the pixels, the point spread
@@ -45,28 +71,110 @@ def find_outliers(values: Plane, psf: NDArray[np.float32]) -> NDArray[np.bool_]:
         (C, H, W) on the scale of the prior.
     psf : ndarray
         (kh, kw).
+    least : float
+        Least noise level.
 
     Returns
     -------
     ndarray of bool
         (C, H, W), True for outliers.
     """
-    none = np.zeros(values.shape, bool)
     point = np.pad(psf.astype(float), REACH + 1)
     peak = np.unravel_index(np.argmax(point), point.shape)
     height, ground, _ = _heights(point, np.array([peak]))
     sharpness = float(height[0] / (point[peak] - ground[0]))
     if sharpness > MOST_SHARPNESS:
-        return none
-    sigma = max(wavelet_sigma(torch.from_numpy(values)[None]), FLOOR)
+        return np.zeros(values.shape, bool)
+    dead = np.array([_dead_regions(plane) for plane in values])
+    good = torch.from_numpy(~dead)[None] if dead.any() else None
+    sigma = max(wavelet_sigma(torch.from_numpy(values)[None], good), least, FLOOR)
     # Few photons make single pixels bright.
     slope = _photon_slope(values, sigma)
-    outliers, rest = none.copy(), values.copy()
+    return dead | _find(values, Peaks(sharpness, LEAST_SPREADS, slope=slope), sigma)
+
+
+def find_hot_pixels(values: Plane, period: tuple[int, int] = (1, 1), least: float = FLOOR) -> Gaps:
+    """Find hot and dead pixels of a sharp image, or of a mosaic.
+
+    Detail may be as fine as they are. So they must rise from the smallest spot that a lens makes,
+    stand out from all that is around them, and in mosaics by much of the image's range.
+
+    Parameters
+    ----------
+    values : ndarray
+        (C, H, W) on the scale of the prior.
+    period : (int, int)
+        That of a mosaic.
+    least : float
+        Least noise level.
+
+    Returns
+    -------
+    ndarray of bool
+        (C, H, W), True for outliers.
+    """
+    if np.median(values) == values.min():
+        # Where most pixels have no photon, all others are alone.
+        return np.zeros(values.shape, bool)
+    if period == (1, 1):
+        sigma = max(wavelet_sigma(torch.from_numpy(values)[None]), least, FLOOR)
+        slope = _photon_slope(values, sigma)
+        smooth = median_filter(values, (1, 3, 3), mode="nearest")
+        low, high = np.percentile(smooth, (0.1, 99.9))
+        peaks = Peaks(SPOT, SHARP_SPREADS, SHARP_REST, SHARP_HEIGHT * (high - low), slope)
+        return _find(values, peaks, sigma)
+    if min(values.shape[1:]) < 4 * max(period):
+        return np.zeros(values.shape, bool)
+    # Without the colours that single filters see; what is left of a point is a point.
+    rest = values.copy()
+    for i, j in np.ndindex(period):
+        place = (slice(None), slice(i, None, period[0]), slice(j, None, period[1]))
+        rest[place] -= median_filter(values[place], (1, 3, 3), mode="nearest")
+    sigma = max(wavelet_sigma(torch.from_numpy(rest)[None]), least, FLOOR)
+    white = float(np.percentile(values - rest, 99.9))
+    hot = Peaks(SPOT, MOSAIC_SPREADS, rest=SHARP_REST, least=MOSAIC_HEIGHT * white)
+    dead = replace(hot, spreads=DEAD_SPREADS, least=DEAD_HEIGHT * white)
+    found = _find(rest, hot, sigma) | (_find(rest, dead, sigma) & (values < BLACK * white))
+    # Highlights that are clipped have many pixels of the same brightness.
+    beside = uniform_filter(
+        (values == values.max()).astype(float), (1, 2 * REACH + 1, 2 * REACH + 1)
+    )
+    return found & (beside * (2 * REACH + 1) ** 2 < CLIPPED - 0.5)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What makes a pixel an outlier.
+
+    Attributes
+    ----------
+    sharpness : float
+        Part of the height of a point's image by which it is above its third brightest neighbour.
+    spreads, least_height : float
+        Least height above the neighbours: in units of how much the ground varies, and on the scale
+        of the image.
+    rest : float
+        Height of neighbours above the ground that is always allowed, in units of how much it
+        varies.
+    slope : float
+        By how much light makes the variance of the noise grow.
+    """
+
+    sharpness: float
+    spreads: float
+    rest: float = 0.0
+    least: float = 0.0
+    slope: float = 0.0
+
+
+def _find(values: Plane, peaks: Peaks, sigma: float) -> Gaps:
+    """Find pixels that are too bright or too dark, again until none is new."""
+    outliers, rest = np.zeros(values.shape, bool), values.copy()
     # Those beside others show once these are gone.
     for _ in range(PASSES):
-        noise, before = np.sqrt(sigma**2 + slope * rest.clip(0)), outliers.sum()
+        noise, before = np.sqrt(sigma**2 + peaks.slope * rest.clip(0)), outliers.sum()
         for plane, level, found in zip(rest, noise, outliers, strict=True):
-            new = _hot(plane, level, sharpness) | _hot(-plane, level, sharpness)
+            new = _hot(plane, level, peaks) | _hot(-plane, level, peaks)
             if new.any():
                 plane[new] = _heights(plane, np.argwhere(new))[1]
                 found |= new
@@ -74,7 +182,37 @@ def find_outliers(values: Plane, psf: NDArray[np.float32]) -> NDArray[np.bool_]:
             break
     # A lone point is all that an image may have.
     alone = not np.ptp(values[~outliers])
-    return none if alone or outliers.mean() > MOST_OUTLIERS else outliers
+    return outliers & (not alone and outliers.mean() <= MOST_OUTLIERS)
+
+
+def _dead_regions(plane: Plane) -> Gaps:
+    """Find regions of one value that end in a step, which blur does not leave.
+
+    Where light begins or an exposure is clipped, the pixels around differ from such a region by
+    about as little as they differ from those one farther away.
+    """
+    flat = maximum_filter(plane, 3) == minimum_filter(plane, 3)
+    regions, count = label(flat)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)
+    dead = np.zeros(plane.shape, bool)
+    for region, place in enumerate(find_objects(regions), 1):
+        if sizes[region] < LEAST_REGION:
+            continue
+        box = tuple(slice(max(side.start - 3, 0), side.stop + 3) for side in place)
+        inside = binary_dilation(regions[box] == region, AROUND)
+        near = binary_dilation(inside, AROUND) & ~inside
+        far = binary_dilation(inside, AROUND, 2) & ~inside & ~near
+        if far.any() and _ends_in_step(plane[box], inside, near, far):
+            dead[box] |= inside
+    return dead
+
+
+def _ends_in_step(plane: Plane, inside: Gaps, near: Gaps, far: Gaps) -> bool:
+    """Whether the pixels near a region differ more from it than those farther away from them."""
+    value, beside, beyond = plane[inside][0], plane[near], plane[far].mean()
+    doubt = beside.std() / math.sqrt(beside.size)
+    slope = max(abs(beyond - beside.mean()), doubt, LEAST_STEP)
+    return bool(abs(beside.mean() - value) > STEP * slope)
 
 
 def _photon_slope(values: Plane, sigma: float) -> float:
@@ -89,15 +227,16 @@ def _photon_slope(values: Plane, sigma: float) -> float:
     return float(np.quantile(share, QUANTILE) / chi2.ppf(QUANTILE, 1))
 
 
-def _hot(plane: Plane, sigma: Plane, sharpness: float) -> NDArray[np.bool_]:
+def _hot(plane: Plane, sigma: Plane, peaks: Peaks) -> Gaps:
     """Find pixels that are too bright."""
-    hot = plane - _third(plane) > LEAST_HEIGHT * sigma
+    hot: Gaps = plane - _third(plane) > np.maximum(LEAST_HEIGHT * sigma, peaks.least)
     places = np.argwhere(hot)
     if not len(places):
         return hot
     height, ground, spread = _heights(plane, places)
-    least = (1 + sharpness) / 2 * (plane[hot] - ground)
-    hot[hot] = (height > least) & (height > LEAST_SPREADS * spread)
+    rise = plane[hot] - ground
+    neighbours = np.maximum((1 - peaks.sharpness) / 2 * rise, peaks.rest * spread)
+    hot[hot] = (rise - height < neighbours) & (height > peaks.spreads * spread)
     return hot
 
 

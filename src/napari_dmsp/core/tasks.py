@@ -23,13 +23,24 @@ from .blind import (
     probe_sharpness,
     search_blind,
 )
+from .compression import compression_sigma
 from .data import Gaussian, PoissonGaussian
 from .device import explain_failures, own_state
-from .inputs import LUMA, Input, Reference, check_mask, check_psf, read_input
+from .inputs import (
+    LUMA,
+    Input,
+    Reference,
+    check_mask,
+    check_psf,
+    read_input,
+    saturated_pixels,
+    take_array,
+)
 from .job import Job, Problem, describe, evaluations, prepare
 from .mosaic import Encoding, cfa_tile, cfa_weights
 from .noise import (
     ShotLine,
+    coarse_sigma,
     is_sharp,
     patch_bounds,
     patch_sigma,
@@ -39,17 +50,32 @@ from .noise import (
     wavelet_sigma,
 )
 from .operators import Convolution, Mosaic, Resize
-from .outliers import find_outliers
+from .outliers import find_hot_pixels, find_outliers
 from .prior import load_prior
 from .psf import crop_psf
 from .raw import guess_linear, level_mosaic, read_mosaic
-from .solvers import BLURRED, DAE_SIGMA, FLUORESCENCE, MOSAIC, RAW, SHARP, Schedule, State
+from .solvers import (
+    BLURRED,
+    CORRELATED,
+    DAE_SIGMA,
+    FLUORESCENCE,
+    MOSAIC,
+    RAW,
+    SHARP,
+    Schedule,
+    State,
+)
+from .stripes import remove_stripes
 from .volumes import HEADROOM, VOLUME, Slices, choose_operator, far_light, first_estimate
 
 # Steps of the published descent where the PSF is unknown.
 SGD_BLIND = 1000
 # What is wrong with an estimated PSF acts like noise of this level, on the scale of the prior.
 KERNEL_NOISE = 2 / 255
+# Errors of compression are least where coefficients are fine: those that a fit amplifies are more.
+MORE_COMPRESSION = 1.5
+# Values that are this near to integers were some, before they were scaled.
+ROUNDED = 0.02
 
 
 def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
@@ -85,14 +111,20 @@ def prepare_deblur(
     task = Deblur.of(psf=psf, **options)
     given = read_input(image, task, reference)
     if psf is None:
-        return _prepare_blind(given, task.psf_size)
+        return _prepare_blind(given, image, task.psf_size)
     kernel = check_psf(psf, given.shape, given.warnings)
     if task.space == 3:
         return _prepare_volume(given, kernel)
+    doubt = max(_compression(given), _correlation(given))
     if not given.literal:
-        given = _without_outliers(given, image, kernel)
+        find = partial(find_outliers, psf=kernel, least=doubt)
+        given = _without_outliers(given, image, find, "blur allows")
+        given = _without_stripes(given, kernel)
     with explain_failures(given.observed.device, given.shape):
-        problem = _blur_problem(given, kernel)
+        problem = replace(_blur_problem(given, kernel), doubt=doubt)
+        clipped = None if given.literal else _saturated(given, image)
+        if clipped is not None:
+            problem = replace(problem, data=problem.data.saturated(clipped))
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
@@ -107,16 +139,21 @@ def prepare_superres(
 ) -> Job:
     """Check the input of `superres`, with the same parameters, and return the job to run."""
     given = read_input(image, Superres.of(scale=scale, psf=psf, **options), reference)
+    doubt = _compression(given)
+    if not given.literal:
+        find = partial(find_hot_pixels, least=doubt)
+        given = _without_outliers(given, image, find, "a lens makes points")
     large = round(given.shape[0] * scale), round(given.shape[1] * scale)
     settings = {"task": "superres", "scale": scale}
     if psf is None:
         with explain_failures(given.observed.device, large):
             operator = Resize(large, given.shape, given.observed.device)
             line = _line(given, sharp_line)
-            return prepare(settings, given, Problem.of(given, operator, line=line))
+            problem = Problem.of(given, operator, line=line)
+            return prepare(settings, given, replace(problem, doubt=doubt))
     kernel = check_psf(psf, large, given.warnings, int(scale))
     with explain_failures(given.observed.device, large):
-        problem = _sampled_problem(given, kernel, int(scale))
+        problem = replace(_sampled_problem(given, kernel, int(scale)), doubt=doubt)
         return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
 
 
@@ -140,6 +177,9 @@ def prepare_demosaic(
     array, black, white = level_mosaic(raw, pattern, **levels)
     given = read_input(array, task.replace(mask=mask, background=black), reference, white)
     height, width = given.shape
+    if not given.literal:
+        find = partial(find_hot_pixels, period=cfa_tile(pattern).shape[1:])
+        given = _without_outliers(given, array, find, "a lens makes points", white)
     filters = torch.from_numpy(cfa_weights(pattern, (height, width))).to(given.observed)
     plain = bool(((filters == 0) | (filters == 1)).all())
     if linear is None:
@@ -159,20 +199,82 @@ def prepare_demosaic(
         return prepare(settings | several, given, problem)
 
 
-def _without_outliers(given: Input, image: ArrayLike, kernel: NDArray[np.float32]) -> Input:
+def _without_outliers(
+    given: Input,
+    image: ArrayLike,
+    find: Callable[[NDArray[np.float64]], NDArray[np.bool_]],
+    sharper: str,
+    white: float | None = None,
+) -> Input:
     """Return the input with its hot and dead pixels masked, and warn of them."""
     planes = given.observed.cpu().double().numpy().reshape(-1, *given.shape)
-    outliers = find_outliers(planes, kernel)
+    outliers = find(planes)
     if given.kept is not None:
         outliers &= given.kept.expand_as(given.observed).cpu().numpy().reshape(planes.shape) > 0
     count = int(outliers.sum())
     if not count:
         return given
     warnings = given.warnings
-    given = read_input(image, given.options, given.reference, outliers=outliers)
+    given = read_input(image, given.options, given.reference, white, outliers)
     hot = "1 pixel was" if count == 1 else f"{count} pixels were"
-    warnings.append(f"{hot} masked: hot or dead, since sharper than the point spread function.")
+    warnings.append(f"{hot} masked: hot or dead, since sharper than {sharper}.")
     return replace(given, warnings=list(dict.fromkeys(given.warnings + warnings)))
+
+
+def _without_stripes(given: Input, kernel: NDArray[np.float32]) -> Input:
+    """Return the input without noise that is the same along rows or columns, and warn of it."""
+    psf = torch.from_numpy(kernel).to(given.observed)
+    if is_sharp(Convolution(psf, given.shape), given.observed):
+        return given
+    observed, *levels = remove_stripes(given.observed, psf, given.kept)
+    for name, level in zip(("rows", "columns"), levels, strict=True):
+        if level:
+            given.warnings.append(
+                f"Noise of {level * given.units.scale:.3g} that is the same along {name} was "
+                "subtracted."
+            )
+    return given if observed is given.observed else replace(given, observed=observed)
+
+
+def _saturated(given: Input, image: ArrayLike) -> Tensor | None:
+    """Return where samples (B, C, H, W) are saturated, so that light may be more; None without."""
+    array = take_array(image, "image")
+    clipped = saturated_pixels(np.ma.getdata(array), np.ma.getmaskarray(array))
+    if not clipped.any():
+        return None
+    axis = given.options.channel_axis
+    planes = clipped if axis is None else np.moveaxis(clipped, axis, 0)
+    return torch.from_numpy(planes.copy()).to(given.observed).reshape(given.observed.shape)
+
+
+def _compression(given: Input) -> float:
+    """Return the error that compression made, on the scale of the prior, and warn of it."""
+    if given.noise is not None or given.literal:
+        return 0.0
+    units = given.units
+    values = given.observed.cpu().double().numpy() * units.scale + units.low
+    step = 1 / 255 if values.max() <= 1 else 1.0
+    values /= step
+    whole = values.max() < 255.5 and np.abs(values - np.rint(values)).max() < ROUNDED
+    if not whole or values.shape[1] not in (1, 3):
+        return 0.0
+    sigma = step * compression_sigma(_luminance(torch.from_numpy(values))[0, 0].numpy())
+    if sigma:
+        given.warnings.append(
+            f"The image was compressed (JPEG): noise of at least {sigma:.2g} was assumed."
+        )
+    return MORE_COMPRESSION * sigma / units.scale
+
+
+def _correlation(given: Input) -> float:
+    """Return the level of noise that is not white where blur says nothing, and warn of it."""
+    if given.noise is not None or given.literal or given.fluorescence:
+        return 0.0
+    level = coarse_sigma(given.observed)
+    if level is None:
+        return 0.0
+    given.warnings.append(CORRELATED)
+    return level
 
 
 def _guess_linear(given: Input, raw: NDArray[Any], weights: Tensor) -> bool:
@@ -256,7 +358,8 @@ def _blur_problem(
     if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
         schedule, estimate = FLUORESCENCE, shot_line
     line = _line(given, estimate)
-    return replace(Problem.of(given, operator, schedule, line), psf=psf)
+    problem = Problem.of(given, operator, schedule, line)
+    return replace(problem, psf=psf)
 
 
 def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
@@ -306,7 +409,7 @@ def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> P
     return replace(problem, psf=psf)
 
 
-def _prepare_blind(given: Input, psf_size: int | None) -> Job:
+def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
     """Prepare a search for the PSF in the luminance, and the restoration with what it finds."""
     search = count_evaluations(given.shape, psf_size)
     finish = evaluations(given, BLURRED)
@@ -318,9 +421,12 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
     begin = probe + search
     total = begin + (1 + given.options.uncertainty) * finish
     grey, kept = _luminance(given.observed), given.kept
+    clipped = None if given.literal else _saturated(given, image)
+    if clipped is not None:
+        kept = 1 - clipped if kept is None else kept * (1 - clipped)
     if kept is not None:
         kept = kept.amin((0, 1), keepdim=True)
-    model = given.model
+    doubt, model = max(_compression(given), _correlation(given)), given.model
     if model.channels == 3:
         model = load_prior("gray").to(grey.device).tiled(given.tile)
 
@@ -348,7 +454,9 @@ def _prepare_blind(given: Input, psf_size: int | None) -> Job:
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             problem = _blur_problem(given, kernel, BLURRED)
-            problem = replace(problem, doubt=KERNEL_NOISE)
+            problem = replace(problem, doubt=max(KERNEL_NOISE, doubt), searched=True)
+            if clipped is not None:
+                problem = replace(problem, data=problem.data.saturated(clipped))
             for step in problem.states(given, generator):
                 yield replace(step, evaluation=begin + step.evaluation, total=total)
 
