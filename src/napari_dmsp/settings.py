@@ -436,7 +436,7 @@ def _psf(help: str, auto: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Deblur(Settings):
-    """Deblur an image; the point spread function and the noise level may be unknown.
+    """Undo the blur of motion, focus or optics; point spread function and noise may be unknown.
 
     With a point spread function of three axes, an image (Z, Y, X) is restored as a volume.
 

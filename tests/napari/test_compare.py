@@ -41,11 +41,10 @@ def press_key(layer):
 def test_the_button_is_there_with_a_result_only(viewer, restore, grey_image, qtbot):
     viewer.add_image(grey_image, name="step")
     _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
-    assert panel._after.native.isHidden()
+    assert panel._compare_button.native.isHidden()
     panel.compare()
     assert visible(viewer) == {"step"}
     panel = restore("Deblur")
-    assert not panel._after.native.isHidden()
     assert not panel._compare_button.native.isHidden()
     assert not panel._compare_button.native.isChecked()
 

@@ -178,7 +178,7 @@ def test_what_lost_its_layer_stays_empty(viewer, open_panel, grey_image):
     assert panel.image is None
     assert panel._plan.value == "Choose an image."
     viewer.layers.clear()
-    assert panel._plan.value == "Open an image."
+    assert panel._plan.value.startswith("Open an image")
     viewer.add_image(grey_image, name="next")
     assert panel.image is viewer.layers["next"]
 
@@ -446,8 +446,9 @@ def test_any_device_can_be_typed(qtbot, viewer, fake_prior, open_panel, grey_ima
 def test_two_panels_fit_a_small_screen(qtbot, viewer, fake_prior, open_panel, grey_image):
     viewer.add_image(np.stack([grey_image] * 2), name="stack")
     panels = [open_panel(), open_panel("Super-resolution")]
-    viewer.window.resize(1280, 720)
+    # As large as the panels like to be at first, and then as the screen is.
     viewer.window.show()
+    viewer.window.resize(1280, 720)
     window = viewer.window._qt_window
 
     def least():
@@ -476,5 +477,6 @@ def test_two_panels_fit_a_small_screen(qtbot, viewer, fake_prior, open_panel, gr
         fold.collapse(animate=False)
     for panel in panels:
         panel.inputs.noise.value = "3"
-    assert least() == closed
+    # Less than before the first run, of which there was a hint.
+    assert all(now <= before for now, before in zip(least(), closed, strict=True))
     assert height() <= 720

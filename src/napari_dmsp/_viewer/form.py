@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .worker import Controller
 
 LABEL_WIDTH = 112
+# Letters in a line of a tooltip: Qt shows plain text in one line, however long it is.
+TIP_WIDTH = 64
 # Height in pixels to which the choices of a panel can be squeezed; the rest of them is scrolled to.
 LEAST_HEIGHT = 140
 AUTO = "auto"
@@ -67,6 +70,8 @@ Offers = list[tuple[str, Any]]
 class Panel(Container[Widget]):
     """What the panels share: a viewer, the end of a run, lines of text and a bar."""
 
+    # One sentence at the top: what the panel is for.
+    purpose: ClassVar[str]
     # What is said when the user stops a run.
     stopping: ClassVar[str]
     _runner: Controller
@@ -74,10 +79,16 @@ class Panel(Container[Widget]):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         # Plugins get a proxy, whose layers are proxies too and never identical to themselves.
         self._viewer: napari.Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self._stop_button = PushButton(text="Stop and keep")
-        self._cancel_button = PushButton(text="Cancel")
-        self._plan, self._report = text_line(), text_line()
-        self._bar = ProgressBar(visible=False)
+        self._stop_button = PushButton(
+            text="Stop and keep", tooltip="End the run, and keep what there is by then."
+        )
+        self._cancel_button = PushButton(text="Cancel", tooltip="End the run, and drop its result.")
+        self._plan = text_line(tooltip="What a run will take, or what it waits for.")
+        self._report = text_line(tooltip="What the last run has come to.")
+        self._bar = ProgressBar(visible=False, tooltip="How far the run is.")
+        # In one line: labels that break make a column that is scrolled higher than it says it is.
+        self._hint = Label(value=self.purpose.partition(";")[0].removesuffix(".") + ".")
+        self._hint.tooltip = textwrap.fill(self.purpose, TIP_WIDTH)
         super().__init__(widgets=self._make_widgets(), labels=False)
         self._stop_button.changed.connect(self.stop)
         self._cancel_button.changed.connect(self.cancel)
@@ -222,7 +233,7 @@ def read_option(kind: type[Settings], each: Field[Any], about: Option, widget: A
     return value
 
 
-def number(name: str, label: str, value: float, tooltip: str = "") -> LineEdit:
+def number(name: str, label: str, value: float, tooltip: str) -> LineEdit:
     """Make an input for a number that no option has, such as the width of a Gaussian."""
     return LineEdit(name=name, label=label, value=f"{value:g}", tooltip=tooltip)
 
@@ -246,6 +257,7 @@ def form(widgets: Sequence[Widget]) -> Container[Widget]:
     """Make a column of widgets with their labels."""
     form: Container[Widget] = Container()
     form.margins = (0, 0, 0, 0)
+    _fold_tooltips(widgets)
     form.native.layout().setSpacing(2)
     form.extend(widgets)
     # magicgui measures the labels before the viewer's style makes them wider.
@@ -256,14 +268,20 @@ def form(widgets: Sequence[Widget]) -> Container[Widget]:
 
 def row(widgets: Sequence[Widget]) -> Container[Widget]:
     """Make a row of widgets without labels."""
+    _fold_tooltips(widgets)
     row: Container[Widget] = Container(widgets=widgets, layout="horizontal", labels=False)
     row.margins = (0, 0, 0, 0)
     return row
 
 
-def text_line() -> Label:
+def _fold_tooltips(widgets: Sequence[Widget]) -> None:
+    for widget in widgets:
+        widget.tooltip = textwrap.fill(widget.tooltip or "", TIP_WIDTH)
+
+
+def text_line(text: str = "", tooltip: str = "") -> Label:
     """Make a line that breaks where the panel ends."""
-    label = Label(value="")
+    label = Label(value=text, tooltip=tooltip)
     label.native.setWordWrap(True)
     label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
     return label
@@ -274,6 +292,7 @@ def fold(title: str, content: QWidget) -> QCollapsible:
     # The arrow is part of the text: the icon would be black in the dark theme too.
     fold = QCollapsible(f"▸ {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
     fold.toggled.connect(lambda opened: fold.setText(f"{'▾' if opened else '▸'} {title}"))
+    fold.setToolTip("What is seldom changed.")
     fold.setDuration(0)
     fold.addWidget(content)
     layout = fold.layout()

@@ -74,6 +74,9 @@ PREVIEW, VOLUME_PREVIEW, PREVIEW_PLANES = 512, 256, 32
 # Steps of the bar: Qt counts to 2**31 only.
 BAR = 1000
 
+# What is said before the first run.
+FIRST = "Try Preview first."
+NO_IMAGE = "Open an image, or a sample: File ▸ Open Sample ▸ Deep Mean-Shift Restoration."
 WHOLE, VISIBLE = "whole image", "visible area"
 NO_MASK, BAD_PIXELS = "none", "NaN and saturated pixels"
 OWN_PRIOR = "from a file"
@@ -107,7 +110,7 @@ class RunPanel(Panel):
         self._result: Result | None = None
         self._done: dict[Steps, dict[str, Any] | None] = {}
         self._psfs: list[NDArray[np.float32]] = []
-        self._previews = False
+        self._previews = self._tried = False
         self._preview_layer: Image | None = None
         self._comparison: Comparison | None = None
         self._told = 0.0
@@ -119,7 +122,8 @@ class RunPanel(Panel):
         self.script = ""
         super().__init__(napari_viewer)
         layout = self.native.layout()
-        layout.insertWidget(0, Scroll([self.inputs.native, fold("Advanced", self.advanced.native)]))
+        choices = [self._hint.native, self.inputs.native, fold("Advanced", self.advanced.native)]
+        layout.insertWidget(0, Scroll(choices))
         layout.setSpacing(4)
         active = self._viewer.layers.selection.active
         if active in self.image_layers() and active.visible:
@@ -135,7 +139,9 @@ class RunPanel(Panel):
             tooltip=f"Restore the middle of the visible area, {PREVIEW} pixels wide; of volumes, "
             f"{VOLUME_PREVIEW} pixels and the {PREVIEW_PLANES} planes around the one shown.",
         )
-        self._run_button = PushButton(text="Run")
+        self._run_button = PushButton(
+            text="Run", tooltip="Restore the image, or the region of it, as a new layer."
+        )
         self._script_button = PushButton(
             text="Copy as Python",
             tooltip="Copy a script that gives the last result once more.",
@@ -147,13 +153,17 @@ class RunPanel(Panel):
         )
         self._compare_button.native.setCheckable(True)
         self._bar.max = BAR
-        idle = [self._preview_button, self._run_button]
+        idle = [self._preview_button, self._run_button, self._compare_button, self._script_button]
         buttons = row([*idle, self._stop_button, self._cancel_button])
-        self._after = row([self._compare_button, self._script_button])
-        return [buttons, self._plan, self._bar, self._report, self._after]
+        return [buttons, self._plan, self._bar, self._report]
 
     def _input_widgets(self) -> list[Widget]:
-        self._image = LayerChoice(self._images, name="image", label="Image")
+        self._image = LayerChoice(
+            self._images,
+            name="image",
+            label="Image",
+            tooltip="The layer to restore; it is not changed.",
+        )
         self._options = {
             each.name: (each, about, self._option_widget(each, about))
             for each, about in options(self.kind)
@@ -207,7 +217,12 @@ class RunPanel(Panel):
             choices=lambda _: [AUTO, *prior_files(), OWN_PRIOR],
             tooltip="What the image should look like; auto chooses by its colours and its look.",
         )
-        self._prior_file = FileEdit(name="prior_file", label="File", filter="*.safetensors")
+        self._prior_file = FileEdit(
+            name="prior_file",
+            label="File",
+            filter="*.safetensors",
+            tooltip="The weights of the prior, as a training writes them.",
+        )
         self._prior_file.choose_btn.text = "…"
         self._output = ComboBox(
             name="output",
@@ -384,7 +399,8 @@ class RunPanel(Panel):
             button.visible = not running
         for button in (self._stop_button, self._cancel_button):
             button.visible = running
-        self._plan.value, self._plan.visible = problem or ahead, not running
+        first = "" if self._tried else FIRST
+        self._plan.value, self._plan.visible = problem or f"{ahead} {first}".strip(), not running
         self._report.visible = bool(self._report.value)
         self._show_after()
         for choice in (self._axes, self._channels, self._planes):
@@ -399,14 +415,13 @@ class RunPanel(Panel):
 
     def _show_after(self) -> None:
         """Offer what can be done with the last result."""
-        comparison = self._comparison
+        comparison, idle = self._comparison, not self.running
         if comparison is not None and not comparison.possible:
             comparison.end()
             self._comparison = comparison = None
-        self._compare_button.visible = comparison is not None
+        self._compare_button.visible = comparison is not None and idle
         self._compare_button.native.setChecked(comparison is not None and comparison.shown)
-        self._script_button.visible = bool(self.script)
-        self._after.visible = (bool(self.script) or comparison is not None) and not self.running
+        self._script_button.visible = bool(self.script) and idle
 
     def _say(self, text: str) -> None:
         """Report about the choices as they are."""
@@ -447,7 +462,7 @@ class RunPanel(Panel):
             return
         assert self.image is not None
         self._end_comparison()
-        self._done, self._psfs, self._previews = {}, [], preview
+        self._done, self._psfs, self._previews, self._tried = {}, [], preview, True
         name = f"{self.image.name} {'preview' if preview else self.kind.suffix}"
         old = self._preview_layer if preview else None
         self._result = Result(self._viewer, self._call, name, self._runner.in_turns, old)
@@ -461,7 +476,7 @@ class RunPanel(Panel):
         """Freeze the choices, or raise a ValueError that says what is missing."""
         layer, dims = self.image, self._viewer.dims
         if layer is None:
-            raise DmspError("Choose an image." if self.image_layers() else "Open an image.")
+            raise DmspError("Choose an image." if self.image_layers() else NO_IMAGE)
         if layer.rgb and self.kind.makes_colour:
             raise DmspError(f"{layer.name!r} has colours already; a mosaic is grey.")
         (colours,) = self._channels.value or (None,)
@@ -739,7 +754,7 @@ def panel_of(task: str) -> type[RunPanel]:
     """Make the panel of a task."""
     kind = TASKS[task]
     about = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
-    known = {"kind": kind, "__doc__": about, "__module__": __name__}
+    known = {"kind": kind, "purpose": about, "__doc__": about, "__module__": __name__}
     return type(f"{kind.__name__}Panel", (RunPanel,), known)
 
 

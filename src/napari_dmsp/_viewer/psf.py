@@ -66,6 +66,8 @@ class PsfChoice:
             lambda layers: next(filter(is_psf, layers), None),
             name="psf_layer",
             label="PSF layer",
+            tooltip="A grey image of a single point, in pixels of the result: 2-D, or 3-D for "
+            "volumes.",
         )
         panel.image_choice.changed.connect(self.layer.reset_choices)
         if finds and self.layer.value is None:

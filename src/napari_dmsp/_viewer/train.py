@@ -42,6 +42,7 @@ class TrainPanel(Panel):
     What the user chooses is in ``inputs``, as ``panel.inputs.minutes.value``.
     """
 
+    purpose = "Train a prior on sharp images of your own; the other panels then offer it."
     stopping = "Stopping, and saving the prior …"
     _runner: TrainRunner
 
@@ -57,9 +58,11 @@ class TrainPanel(Panel):
 
     def _make_widgets(self) -> list[Widget]:
         self.inputs = form(self._input_widgets())
-        self._train_button = PushButton(text="Train")
+        self._train_button = PushButton(
+            text="Train", tooltip="Start the training; everything else can be used meanwhile."
+        )
         buttons = row([self._train_button, self._stop_button, self._cancel_button])
-        return [self.inputs, buttons, self._plan, self._bar, self._report]
+        return [self._hint, self.inputs, buttons, self._plan, self._bar, self._report]
 
     def _input_widgets(self) -> list[Widget]:
         self._folder = FileEdit(
@@ -78,10 +81,26 @@ class TrainPanel(Panel):
             tooltip="All planes of the selected layers are used, beside the folder or alone.",
         )
         self._layers.native.setFixedHeight(80)
-        self._colours = ComboBox(name="colours", label="Colours", choices=list(CHANNELS))
-        self._name = LineEdit(name="prior_name", label="Name")
+        self._colours = ComboBox(
+            name="colours",
+            label="Colours",
+            choices=list(CHANNELS),
+            tooltip="Whether the prior is for grey images or for red, green and blue.",
+        )
+        self._name = LineEdit(
+            name="prior_name",
+            label="Name",
+            tooltip="What the prior is called where it can be chosen: letters, digits, - and _.",
+        )
         self._name.native.setPlaceholderText("of the new prior")
-        self._minutes = SpinBox(name="minutes", label="Minutes", value=60, min=1, max=10_000)
+        self._minutes = SpinBox(
+            name="minutes",
+            label="Minutes",
+            value=60,
+            min=1,
+            max=10_000,
+            tooltip="How long the training takes; without a GPU, an hour or more is needed.",
+        )
         self._start = ComboBox(
             name="start",
             label="Start from",
@@ -89,7 +108,11 @@ class TrainPanel(Panel):
             tooltip="Images like those of an existing prior need less time from there.",
         )
         self._device = OpenChoice(
-            name="device", label="Device", choices=list(DEVICES), value=read_preferences().device
+            name="device",
+            label="Device",
+            choices=list(DEVICES),
+            value=read_preferences().device,
+            tooltip="Where to compute; auto takes a GPU where there is one.",
         )
         return [
             self._folder,
