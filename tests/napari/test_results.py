@@ -313,7 +313,18 @@ def test_the_psf_found_arrives_and_can_be_chosen(qtbot, viewer, restore, fake_pr
     psf = viewer.layers["step deblurred PSF"]
     assert_allclose(psf.data.sum(), 1, rtol=1e-5)
     assert not psf.visible
+    # A picture of it is beside the report, and goes with that.
+    picture = panel._psf_picture.native
+    assert not picture.isHidden()
+    sides = " × ".join(map(str, psf.data.shape))
+    assert panel._report.value.endswith(f"The PSF that was found, {sides} pixels:")
+    zoom = picture.pixmap().width() // psf.data.shape[1]
+    assert 48 < picture.pixmap().width() == zoom * psf.data.shape[1] <= 96
+    pixels = picture.pixmap().toImage()
+    at = np.array(np.unravel_index(psf.data.argmax(), psf.data.shape)) * zoom
+    assert pixels.pixelColor(int(at[1]), int(at[0])).red() == 255
     panel.inputs.planes.value = (0,)
+    assert picture.isHidden()
     panel.inputs.psf.value = "layer"
     panel.inputs.psf_layer.value = psf
     assert panel._run_button.enabled

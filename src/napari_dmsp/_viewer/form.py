@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from magicgui.widgets import (
     CheckBox,
     ComboBox,
@@ -19,8 +20,9 @@ from magicgui.widgets import (
     PushButton,
     Widget,
 )
+from numpy.typing import NDArray
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QIcon
+from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QLabel, QScrollArea, QScrollBar, QSizePolicy, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .worker import Controller
 
 LABEL_WIDTH = 112
+# Longest side in screen pixels of a small picture; larger images are shown as they are.
+PICTURE = 96
 # Letters in a line of a tooltip: Qt shows plain text in one line, however long it is.
 TIP_WIDTH = 64
 # Height in pixels to which the choices of a panel can be squeezed; the rest of them is scrolled to.
@@ -285,6 +289,18 @@ def text_line(text: str = "", tooltip: str = "") -> Label:
     label.native.setWordWrap(True)
     label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
     return label
+
+
+def show_picture(label: Label, image: NDArray[Any]) -> None:
+    """Show a small picture (H, W), bright where the image is, with square pixels."""
+    grey = np.clip(255 * np.sqrt(np.clip(image, 0, None) / (image.max() or 1)), 0, 255)
+    zoom = max(1, PICTURE // max(image.shape))
+    pixels = grey.astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+    height, width = pixels.shape
+    shown = QImage(pixels.data, width, height, width, QImage.Format.Format_Grayscale8)
+    # As far from the edge as text.
+    label.native.setContentsMargins(4, 0, 0, 0)
+    label.native.setPixmap(QPixmap.fromImage(shown))
 
 
 def fold(title: str, content: QWidget) -> QCollapsible:

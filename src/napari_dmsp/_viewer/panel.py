@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from magicgui.widgets import ComboBox, FileEdit, PushButton, Widget
+from magicgui.widgets import ComboBox, FileEdit, Label, PushButton, Widget
 from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.QtWidgets import QApplication
@@ -36,6 +36,7 @@ from .form import (
     option_widget,
     read_option,
     row,
+    show_picture,
 )
 from .layers import (
     Axes,
@@ -155,7 +156,8 @@ class RunPanel(Panel):
         self._bar.max = BAR
         idle = [self._preview_button, self._run_button, self._compare_button, self._script_button]
         buttons = row([*idle, self._stop_button, self._cancel_button])
-        return [buttons, self._plan, self._bar, self._report]
+        self._psf_picture = Label(visible=False, tooltip="The PSF that was found.")
+        return [buttons, self._plan, self._bar, self._report, self._psf_picture]
 
     def _input_widgets(self) -> list[Widget]:
         self._image = LayerChoice(
@@ -402,6 +404,8 @@ class RunPanel(Panel):
         first = "" if self._tried else FIRST
         self._plan.value, self._plan.visible = problem or f"{ahead} {first}".strip(), not running
         self._report.visible = bool(self._report.value)
+        found = not self._psf_picture.native.pixmap().isNull()
+        self._psf_picture.visible = found and bool(self._report.value)
         self._show_after()
         for choice in (self._axes, self._channels, self._planes):
             choice.visible = len(choice.choices) > 1
@@ -463,6 +467,7 @@ class RunPanel(Panel):
         assert self.image is not None
         self._end_comparison()
         self._done, self._psfs, self._previews, self._tried = {}, [], preview, True
+        self._psf_picture.native.clear()
         name = f"{self.image.name} {'preview' if preview else self.kind.suffix}"
         old = self._preview_layer if preview else None
         self._result = Result(self._viewer, self._call, name, self._runner.in_turns, old)
@@ -709,10 +714,15 @@ class RunPanel(Panel):
         self._result.add_errors()
         if self._psfs:
             self._add_psf(f"{self._result.name} PSF", _stacked(self._psfs), layer)
+            show_picture(self._psf_picture, self._psfs[0])
         report = [tell(self._call, self._done, outcome)]
         if isinstance(self._call.psf, MicroscopePsf | BeadsPsf):
             made = self._call.made
             report += [*made.notes, *made.warnings]
+        if self._psfs:
+            which = "" if len(self._psfs) == 1 else " of the first plane"
+            size = " × ".join(map(str, self._psfs[0].shape))
+            report.append(f"The PSF that was found{which}, {size} pixels:")
         self._say(in_panel_words("\n".join(report), self.kind))
         if layer is not None:
             about = describe(self._call, self._done, layer.data)
