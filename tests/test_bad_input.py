@@ -6,6 +6,8 @@ import json
 import math
 import re
 import uuid
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from napari_dmsp import deblur, demosaic, superres
+from napari_dmsp import deblur, demosaic, load_prior, superres
 from napari_dmsp.cli import app
+from napari_dmsp.core import bead_psf, microscope_psf
 from napari_dmsp.core.networks import UNet
-from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.core.psf import gaussian_psf, motion_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.settings import TASKS, Photons, options
 
@@ -29,6 +32,8 @@ few = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+stacks = pytest.importorskip("napari_dmsp.scale")
+
 DTYPES = [
     *["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "g", ">u2", ">f4"],
     *["c8", "c16", "O", "U3", "M8[s]", "V4"],
@@ -193,6 +198,40 @@ def check_sentence(text):
     assert re.search(
         r"image|psf|mask|mosaic|[a-z_]+=|source|background|white|colour filter|pattern", text
     ), text
+
+
+BEAD = 1000 * np.exp(-0.5 * np.square(np.indices((41, 41)) - 20).sum(0) / 4)
+BEAD += np.random.default_rng(0).normal(10, 1, BEAD.shape)
+MICROSCOPE = {"na": 1.2, "wavelength": 0.5, "voxel_size": (0.2, 0.1, 0.1), "shape": (3, 5, 5)}
+FUNCTIONS = {
+    gaussian_psf: {"sigma": 1.0},
+    motion_psf: {"length": 3.0, "angle": 10.0},
+    partial(microscope_psf, "widefield"): {
+        **{"immersion_index": 1.5, "sample_index": 1.4, "depth": 1.0, "image_shape": None},
+        **MICROSCOPE,
+    },
+    partial(bead_psf, BEAD): {
+        "voxel_size": (0.1, 0.1),
+        "bead_diameter": 0.1,
+        "shape": (15, 15),
+    },
+    partial(Photons, gain=1.0): {"offset": 0.0, "read_noise": 1.0},
+    partial(stacks.deblur, filled((2, 70, 70), "f4", "noise", 0), prior=unchanged): {
+        **{"psf": np.ones((3, 3)), "chunks": 64, "survey": "plane", "dtype": "float32", "halo": 8},
+    },
+    load_prior: {"prior": "gray"},
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: getattr(f, "func", f).__name__)
+def test_functions(function):
+    """Every argument in turn is of any kind; what is refused is so in words of this package."""
+    function(**FUNCTIONS[function])
+    good = FUNCTIONS[function]
+    for name in good:
+        for value in [*ODD, "", "a" * 5000, "a\0b", (1.0, 2.0, 3.0), np.eye(2, dtype=complex)]:
+            with suppress(DmspError):
+                function(**(good | {name: value}))
 
 
 @pytest.mark.parametrize("task", [deblur, superres, demosaic])

@@ -18,7 +18,10 @@ def output_dtype(source: np.dtype[Any], wanted: Any = None) -> np.dtype[Any]:
     """
     if isinstance(wanted, str) and wanted == "input":
         wanted = source if source.kind in "ui" else None
-    dtype = np.dtype(np.float32 if wanted is None else wanted)
+    try:
+        dtype = np.dtype(np.float32 if wanted is None else wanted)
+    except TypeError:
+        raise DmspError(f"dtype={wanted!r} is none; give float32 or an integer type.") from None
     if dtype.kind not in "ui" and dtype != np.float32:
         raise DmspError(f"dtype={dtype} must be float32 or an integer type.")
     return dtype

@@ -55,9 +55,7 @@ class Photons:
     read_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not _is_number(value):
-                raise DmspError(f"{name}={value!r} of the noise must be one number.")
+        check_numbers(**asdict(self))
         if not 0 < self.gain < math.inf:
             raise DmspError(f"gain={self.gain} of the noise must be positive and finite.")
         if not math.isfinite(self.offset):
@@ -292,7 +290,7 @@ class Settings:
             raise DmspError(f"method={self.method!r} is unknown; use one of {', '.join(METHODS)}.")
         flags = {name: getattr(self, name, None) for name in ("uncertainty", "linear", "developed")}
         for name, value in flags.items():
-            if value is not None and not (_is_number(value) and value in (0, 1)):
+            if value is not None and not (is_number(value) and value in (0, 1)):
                 raise DmspError(f"{name}={value!r} must be True or False.")
         if self.uncertainty and self.method == "sgd":
             raise DmspError(
@@ -310,17 +308,14 @@ class Settings:
             raise DmspError(
                 f"channel_axis={self.channel_axis!r} must be the number of an axis, such as -1."
             )
-        if not (self.tile is None or isinstance(self.tile, str) or _is_number(self.tile)):
+        if not (self.tile is None or isinstance(self.tile, str) or is_number(self.tile)):
             raise DmspError(f"tile={self.tile!r} must be a number of pixels, 'auto' or None.")
         noise, black = None if isinstance(self.noise, Photons) else self.noise, self.background
         # Of mosaics, every filter may have a level of its own.
-        single = {"noise": noise, "background": None if self.makes_colour else black}
-        for name, value in single.items():
-            if value is not None and not _is_number(value):
-                raise DmspError(f"{name}={value!r} must be one number.")
+        check_numbers(noise=noise, background=None if self.makes_colour else black)
         if noise is not None and not 0 <= noise < math.inf:
             raise DmspError(f"noise={noise} must be zero or positive; leave it out to estimate it.")
-        if _is_number(black) and not math.isfinite(black):
+        if is_number(black) and not math.isfinite(black):
             raise DmspError(f"background={black} must be a finite number.")
 
     @classmethod
@@ -374,7 +369,7 @@ class Settings:
         return ", ".join(f"{name}={text}" for name, text in written.items())
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is one real number that a float can hold, of Python or of any library."""
     real = getattr(getattr(value, "dtype", None), "kind", "f") in "buif"
     # What is masked is no number, even where a float stands behind it.
@@ -387,9 +382,16 @@ def _is_number(value: Any) -> bool:
     return getattr(value, "ndim", 0) == 0
 
 
+def check_numbers(**values: Any) -> None:
+    """Raise a `DmspError` for values that are no numbers; None is not given."""
+    for name, value in values.items():
+        if value is not None and not is_number(value):
+            raise DmspError(f"{name}={value!r} must be one number.")
+
+
 def _is_whole(value: Any) -> bool:
     """Whether a value is a whole number, perhaps as a float; True and False are none."""
-    return not isinstance(value, bool) and _is_number(value) and float(value).is_integer()
+    return not isinstance(value, bool) and is_number(value) and float(value).is_integer()
 
 
 def _is_integer(value: Any) -> bool:
@@ -484,7 +486,7 @@ class Deblur(Settings):
         size = self.psf_size
         if self.psf is not None and size is not None:
             raise DmspError(f"psf_size={size} is for an unknown PSF; give it or psf, not both.")
-        if size is not None and not (_is_number(size) and size >= 3):
+        if size is not None and not (is_number(size) and size >= 3):
             raise DmspError(f"psf_size={size!r} must be an odd whole number, at least 3.")
 
     @property
@@ -538,7 +540,7 @@ class Superres(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_number(self.scale) or not 1 < self.scale <= MAX_SCALE:
+        if not is_number(self.scale) or not 1 < self.scale <= MAX_SCALE:
             raise DmspError(f"scale={self.scale} must be above 1 and at most {MAX_SCALE}.")
         if self.psf is not None and self.scale != int(self.scale):
             raise DmspError(f"scale={self.scale} must be a whole number where a psf is given.")

@@ -272,3 +272,16 @@ def test_wrong_dimensions_are_explained(case, psf):
     with pytest.raises(DmspError, match="annealed"):
         deblur(case[0], psf, method="sgd")
     deblur(case[0][12], psf[8], iterations=1, device="cpu")
+
+
+@pytest.mark.parametrize("side", [3, 4])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sides_of_a_psf_may_be_even(axis, side):
+    """Also where no pixel is left over: 13 + 4 - 1 is a size with a fast transform."""
+    shape = [5, 13, 13]
+    shape[axis] = 17 - side
+    stack = gaussian_filter(np.random.default_rng(0).normal(100, 20, shape), 0.5)
+    psf = np.ones([side if a == axis else 1 for a in range(3)])
+    found = deblur(stack, psf, iterations=2, device="cpu", prior=lambda x, sigma: x)
+    assert found.image.shape == stack.shape
+    assert np.isfinite(found.image).all()

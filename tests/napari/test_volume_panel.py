@@ -263,7 +263,7 @@ def test_what_is_missing_or_wrong_is_said(viewer, open_panel, stack):
     for name, value in OPTICS.items():
         panel.inputs[name].value = value
     panel.inputs.na.value = "1.5"
-    assert "NA 1.5 must be above 0 and below" in plan(panel)
+    assert "NA 1.5 must be at least 0.01 and below" in plan(panel)
     assert not panel._run_button.enabled
     panel.inputs.na.value = "wide"
     assert plan(panel) == "NA: 'wide' is not a number."

@@ -12,8 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
 from ..errors import DmspError
+from ..settings import check_numbers
+from .inputs import take_array
 from .microscope import Array, Psf, check_sides, check_voxels, lookup
 
+# Largest diameter of beads in µm.
+WIDEST_BEAD = 1000
 # Heights of beads that count as alike, as a part of their median.
 ALIKE = 0.5, 2.0
 # Another peak of this part of a bead's height within its window makes the two overlap.
@@ -88,16 +92,21 @@ def bead_psf(
     DmspError
         If no bead can be used, or a value cannot be.
     """
-    given = np.asarray(image)
-    volume = np.asarray(given, dtype=np.float64)
+    given = np.ma.getdata(take_array(image, "image"))
+    if given.dtype.kind not in "buif":
+        raise DmspError(f"image dtype {given.dtype} is not a real number; convert it first.")
+    check_numbers(bead_diameter=bead_diameter, ground=ground, saturation=saturation)
+    volume = given.astype(np.float64)
     if volume.ndim not in (2, 3):
         raise DmspError(f"The image of beads has shape {volume.shape}: give (Z, Y, X) or (Y, X).")
     if not np.isfinite(volume).all():
         raise DmspError("The image of beads has values that are not finite; replace them first.")
     size = check_voxels(voxel_size, volume.ndim)
     target = size if target_voxel_size is None else check_voxels(target_voxel_size, volume.ndim)
-    if bead_diameter is not None and not 0 < bead_diameter < math.inf:
-        raise DmspError(f"bead_diameter={bead_diameter} must be a positive number of µm.")
+    if bead_diameter is not None and not 0 < bead_diameter <= WIDEST_BEAD:
+        raise DmspError(
+            f"bead_diameter={bead_diameter} must be above 0 and at most {WIDEST_BEAD} µm."
+        )
     if radial and not (math.isclose(*size[-2:]) and math.isclose(*target[-2:])):
         raise DmspError(
             f"radial=True needs square pixels; they are {size[-2]:g} × {size[-1]:g} µm."
@@ -155,6 +164,11 @@ def bead_psf(
         )
         ratio = np.array(target) / size
         values = _resample(values, middle, [n // 2 for n in sides], ratio, blur=True).clip(0)
+    if not values.sum() > 0:
+        raise DmspError(
+            "Nothing of the beads stands out of the noise: check voxel_size and bead_diameter, or "
+            "give an image with brighter beads."
+        )
     values /= values.sum()
 
     level = float(np.mean(grounds))

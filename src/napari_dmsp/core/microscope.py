@@ -17,10 +17,13 @@ from scipy.sparse import csr_array
 from scipy.special import j0, j1
 
 from ..errors import DmspError
+from ..settings import check_numbers, is_number
 
 KINDS = ("widefield", "confocal", "two-photon", "light sheet")
 # Largest PSF that is computed, in voxels: 1 GiB of float32.
 MOST_VOXELS = 2**28
+# Least numerical aperture of an objective; the largest voxel in µm, and one over the smallest.
+LEAST_NA, WIDEST_VOXEL = 0.01, 1e4
 # Largest pinhole in Airy units that is integrated; a wider one is as good as open.
 WIDEST_PINHOLE = 20.0
 # Steps of the radial tables within the finest period of an intensity, λ / (2 NA).
@@ -285,9 +288,22 @@ class _Setup:
     ) -> _Setup:
         """Check the arguments of `microscope_psf`."""
         kind = _kind(kind)
+        check_numbers(
+            na=na,
+            wavelength=wavelength,
+            excitation_wavelength=excitation_wavelength,
+            immersion_index=immersion_index,
+            sample_index=sample_index,
+            depth=depth,
+            pinhole=pinhole,
+            sheet_thickness=sheet_thickness,
+        )
         sample_index = immersion_index if sample_index is None else sample_index
         optics = _optics(na, immersion_index, sample_index, depth)
-        flat = image_shape is not None and len(image_shape) == 2
+        frame = () if image_shape is None else _sides(image_shape)
+        if image_shape is not None and len(frame) not in (2, 3):
+            raise DmspError(f"image_shape={image_shape} must be that of an image, (Z, Y, X).")
+        flat = len(frame) == 2
         size = check_voxels(voxel_size, 2 if flat else 3)
         if flat:
             # The step is not used.
@@ -303,7 +319,7 @@ class _Setup:
             )
         if kind == "light sheet" and not (sheet_thickness and 0 < sheet_thickness < math.inf):
             raise DmspError(f"sheet_thickness={sheet_thickness} must be a positive number of µm.")
-        frame = None if image_shape is None else (1, *image_shape)[-3:]
+        frame = (1, *frame)[-3:]
         if shape is None:
             shape = psf_shape(
                 kind,
@@ -311,9 +327,9 @@ class _Setup:
                 voxel_size=size,
                 wavelength=max(emission, excitation),
                 immersion_index=immersion_index,
-                image_shape=frame,
+                image_shape=frame if image_shape is not None else None,
             )
-            if frame is not None:
+            if image_shape is not None:
                 # Wider than the image, it would make volumes of many times its size.
                 widest = ((n - 1) // 2 * 2 + 1 for n in frame[1:])
                 shape = (shape[0], *map(min, shape[1:], widest))
@@ -429,10 +445,10 @@ def _optics(na: float, immersion: float, sample: float, depth: float) -> Optics:
     for name, index in (("immersion_index", immersion), ("sample_index", sample)):
         if not 1 <= index <= 2.5:
             raise DmspError(f"{name}={index:g} must be 1 (air) to 2.5: oil has 1.515, water 1.33.")
-    if not 0 < na < immersion:
+    if not LEAST_NA <= na < immersion:
         raise DmspError(
-            f"na={na:g} must be above 0 and below the immersion's index of {immersion:g}:"
-            " give the immersion_index that the objective is made for."
+            f"na={na:g} must be at least {LEAST_NA} and below the immersion's index of "
+            f"{immersion:g}: give the immersion_index that the objective is made for."
         )
     if not 0 <= depth <= 1000:
         raise DmspError(f"depth={depth:g} µm must be 0 to 1000.")
@@ -448,22 +464,35 @@ def _wavelength(name: str, value: float | None) -> float:
 
 def check_voxels(size: tuple[float, ...], axes: int) -> tuple[float, ...]:
     """Check a voxel's size in micrometres."""
-    sides = tuple(float(s) for s in np.ravel(size))
-    if len(sides) != axes or not all(0 < s < math.inf for s in sides):
+    given = np.ravel(np.asarray(size, dtype=object)).tolist()
+    sides = tuple(float(s) if is_number(s) else math.nan for s in given)
+    if len(sides) != axes or not all(1 / WIDEST_VOXEL <= s <= WIDEST_VOXEL for s in sides):
         names = "(z, y, x)" if axes == 3 else "(y, x)"
-        raise DmspError(f"A voxel size of {size} must be {axes} positive numbers of µm, {names}.")
+        raise DmspError(
+            f"A voxel size of {size} must be {axes} positive numbers of µm, {names}, "
+            f"{1 / WIDEST_VOXEL:g} to {WIDEST_VOXEL:g}."
+        )
     return sides
 
 
 def check_sides(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
     """Check the shape of a PSF."""
-    if len(shape) != axes or not all(n >= 1 and n == int(n) and n % 2 for n in shape):
-        raise DmspError(f"shape={tuple(shape)} must be {axes} odd numbers of voxels.")
+    sides = _sides(shape)
+    if len(sides) != axes or not all(n % 2 for n in sides):
+        raise DmspError(f"shape={shape} must be {axes} odd numbers of voxels.")
     if math.prod(shape) > MOST_VOXELS:
         raise DmspError(
             f"shape={tuple(shape)} has more than {MOST_VOXELS:,} voxels: give a smaller one."
         )
-    return tuple(int(n) for n in shape)
+    return sides
+
+
+def _sides(shape: Any) -> tuple[int, ...]:
+    """Return sides that are whole numbers above 0; none for what is no shape."""
+    sides = tuple(shape) if isinstance(shape, tuple | list) or np.ndim(shape) == 1 else ()
+    if not all(is_number(n) and n >= 1 and float(n).is_integer() for n in sides):
+        return ()
+    return tuple(int(n) for n in sides)
 
 
 def _sampling_warnings(

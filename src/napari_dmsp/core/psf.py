@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import affine_transform
 
 from ..errors import DmspError
+from ..settings import check_numbers
 
 # A mistyped size must not fill the memory; no image that can be restored needs a wider kernel.
 MAX_RADIUS = 500
@@ -28,13 +29,17 @@ def gaussian_psf(sigma: float | tuple[float, float]) -> NDArray[np.float32]:
     ndarray
         (2 r + 1, 2 s + 1), float32, with sum 1.
     """
-    down, right = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    sizes = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    if len(sizes) != 2:
+        raise DmspError(f"sigma={sigma} must be one number, or two: along rows and columns.")
     profiles = []
-    for size in (down, right):
+    for size in sizes:
+        check_numbers(sigma=size)
         if not 0 < 4 * size <= MAX_RADIUS:
             raise DmspError(f"sigma={size:g} px must be above 0 and at most {MAX_RADIUS / 4:g}.")
         radius = math.ceil(4 * size)
-        profiles.append(np.exp(-0.5 * (np.arange(-radius, radius + 1) / size) ** 2))
+        with np.errstate(over="ignore"):
+            profiles.append(np.exp(-0.5 * (np.arange(-radius, radius + 1) / size) ** 2))
     psf = np.outer(*profiles)
     return (psf / psf.sum()).astype(np.float32)
 
@@ -54,6 +59,7 @@ def motion_psf(length: float, angle: float) -> NDArray[np.float32]:
     ndarray
         (2 r + 1, 2 r + 1), float32, with sum 1.
     """
+    check_numbers(length=length, angle=angle)
     if not 0 < length <= 2 * MAX_RADIUS:
         raise DmspError(f"length={length:g} px must be above 0 and at most {2 * MAX_RADIUS}.")
     if not math.isfinite(angle):

@@ -68,7 +68,8 @@ class Slices:
         """Denoise the frame of (1, 1, *space) and a margin."""
         axis = self._axes[(evaluation - 1) % len(self._axes)]
         turn = draw_turn(generator)
-        room = tuple(min(MARGIN, k // 2) for k in self.operator.psf.shape)
+        # Of an even side, one end has a pixel less.
+        room = tuple(min(MARGIN, (k - 1) // 2) for k in self.operator.psf.shape)
         result = x.clone()
         slices = self.operator.frame(result, room)[0, 0].movedim(axis, 0)[:, None]
         most = GPU_PIXELS if x.is_cuda else CPU_PIXELS
@@ -119,7 +120,7 @@ def far_light(
     coarse = Convolution(coarse_psf(psf), tuple(small.shape[2:]))
     x = first_estimate(coarse, small, None, line)
     near = (k // 2 // s for k, s in zip(operator.psf.shape, step, strict=True))
-    room = tuple(min(r, k // 2) for r, k in zip(near, coarse.psf.shape, strict=True))
+    room = tuple(min(r, (k - 1) // 2) for r, k in zip(near, coarse.psf.shape, strict=True))
     coarse.frame(x, room).zero_()
     light = F.interpolate(coarse.forward(x), scale_factor=step, mode="trilinear")
     return light[..., :height, :width].clamp(min=0)

@@ -131,7 +131,7 @@ class Plan:
         DmspError
             For what cannot be restored, whatever its pixels are.
         """
-        if survey not in SURVEYS:
+        if not isinstance(survey, str) or survey not in SURVEYS:
             raise DmspError(f"survey={survey!r} is unknown; use 'plane' or 'stack'.")
         if isinstance(data, np.ma.MaskedArray) and mask is None and task.mask is None:
             data, mask = data.data, np.ma.getmaskarray(data)

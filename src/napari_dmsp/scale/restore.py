@@ -22,7 +22,7 @@ from ..files.stacks import READ, Stack
 from ..files.zarr import open_zarr
 from ..plan import Axes, Plan, try_settings
 from ..plan.survey import period
-from ..settings import Settings
+from ..settings import Settings, check_numbers
 from ..windows import HALO, MIN_PART, MIN_SIDE, PART, Grid, ratio
 
 Source: TypeAlias = "Stack | da.Array | zarr.Array[Any] | zarr.Group | NDArray[Any] | str | Path"
@@ -93,6 +93,7 @@ def restore(
     """
     if isinstance(source, np.ma.MaskedArray) and mask is None and task.mask is None:
         source, mask = source.data, np.ma.getmaskarray(source)
+    check_numbers(chunks=chunks, halo=halo)
     stack = as_stack(source)
     axis = stack.channel_axis if task.channel_axis is None else task.channel_axis
     axes = Axes.of(stack.array.shape, axis, [axis.name for axis in stack.axes], task.space)
@@ -138,7 +139,7 @@ def as_dask(array: ArrayLike | da.Array) -> da.Array:
     """Make a dask array of one in memory, of chunks that are quick to cut."""
     if isinstance(array, da.Array):
         return array
-    held = np.asarray(array)
+    held = np.ma.getdata(take_array(array, "array"))
     planes = held.ndim - (3 if held.ndim > 2 and held.shape[-1] < MIN_SIDE else 2)
     chunks = tuple(1 if i < planes else min(n, READ) for i, n in enumerate(held.shape))
     return da.from_array(held, chunks=chunks)
