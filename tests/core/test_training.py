@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import stat
 from dataclasses import replace
 
@@ -19,8 +20,10 @@ from napari_dmsp.priors import prior_files
 from napari_dmsp.training.average import average_priors
 from napari_dmsp.training.data import (
     PatchSampler,
+    doubts,
     find_images,
     find_sources,
+    noise_level,
     read_image,
 )
 from napari_dmsp.training.iterates import draw_iterates
@@ -62,7 +65,7 @@ class Stop:
         self.left, self.values = reports, []
 
     def __call__(self, values):
-        if "images" in values:
+        if "step" not in values:
             return False
         self.left -= 1
         self.values.append(values)
@@ -312,7 +315,7 @@ def test_training_on_arrays(tmp_path, folder):
         progress=reports.append,
     )
     assert [image.computed for image in lazy] == [1, 1, 1]
-    assert [report.get("images") for report in reports] == [0.5, 1, None]
+    assert [report["images"] for report in reports if "images" in report] == [0.5, 1]
     files = train([folder], tmp_path / "b.safetensors", recipe=TINY, minutes=INSTANT, device="cpu")
     # The same images, so the same training.
     assert card["validation_psnr"] == files["validation_psnr"]
@@ -552,3 +555,47 @@ def test_training_on_iterates(folder, tmp_path):
     assert card["training"]["steps"] == 1
     with pytest.raises(DmspError, match="iterates=2 must be"):
         replace(recipe, iterates=2).check()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_noise_of_training_images_is_measured(dtype, channels):
+    rng = np.random.default_rng(0)
+    levels = []
+    for sigma in (0, 5, 20):
+        blocks = rng.integers(40, 200, (12, 12, channels)).repeat(12, 0).repeat(12, 1)
+        image = (blocks + rng.normal(0, sigma, blocks.shape)).clip(0, 255)
+        image = image.astype(np.uint8) if dtype == "uint8" else image.astype(np.float32) / 255
+        levels.append(255 * noise_level([image, image]))
+    assert levels[0] < 1
+    assert levels[1:] == pytest.approx([5, 20], rel=0.15)
+
+
+def test_what_is_wrong_with_the_images_is_said(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(40, 200, (12, 12)).repeat(10, 0).repeat(10, 1)
+    noisy = (blocks + rng.normal(0, 10, blocks.shape)).astype(np.uint8)
+    heard = []
+    options = {"recipe": replace(TINY, channels=1), "minutes": INSTANT, "device": "cpu"}
+    card = train([noisy], tmp_path / "a.safetensors", progress=heard.append, **options)
+    noise, few = card["warnings"]
+    assert re.search(r"noise of σ (3\.[5-9]|4\.[0-3])% of their range", noise)
+    assert few.startswith("1 image with 0.014 megapixels")
+    assert "is little to learn from; the PSNR is of the same. Add images, or start" in few
+    assert {"warnings": [noise, few]} in heard
+    assert json.loads((tmp_path / "a.json").read_text())["warnings"] == card["warnings"]
+    # Who does not listen reads it beside the bar.
+    train([noisy], tmp_path / "b.safetensors", resume=tmp_path / "a.safetensors", **options)
+    told = capsys.readouterr().err
+    assert f"Warning: {noise}" in told
+    assert "the PSNR is of the same. Add images." in told
+
+
+def test_nothing_is_said_of_many_good_images():
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(40, 200, (30, 30, 1), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+    assert doubts([blocks] * 3) == []
+    assert doubts([blocks] * 2) == [
+        "2 images with 0.72 megapixels are little to learn from. Add images, or start from an "
+        "existing prior."
+    ]

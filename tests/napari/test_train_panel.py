@@ -31,6 +31,7 @@ class FakeTrain:
         self.thread = None
         self.error = None
         self.minutes = 0.1
+        self.warnings = []
         self.done = threading.Event()
         self.load = threading.Event()
         self.load.set()
@@ -39,6 +40,8 @@ class FakeTrain:
         self.thread = threading.current_thread()
         self.calls.append({"images": images, "out": out} | options)
         progress({"images": 1.0})
+        if self.warnings:
+            progress({"warnings": self.warnings})
         assert self.load.wait(30)
         out.parent.mkdir(parents=True, exist_ok=True)
         for end in (".safetensors", ".json", ".state.safetensors", ".json.part"):
@@ -294,6 +297,26 @@ def test_too_small_images_are_explained(qtbot, viewer, priors):
     wait_until_over(qtbot, panel)
     assert panel._report.value == "no training image is as large as the 80 pixel patch."
     assert names(priors) == []
+
+
+def test_what_is_wrong_with_the_images_stays_on_screen(qtbot, viewer, fake, folder):
+    fake.warnings = ["The training images have noise.", "They are few."]
+    told = "\nThe training images have noise.\nThey are few."
+    panel = open_panel(viewer, folder=folder, prior_name="mine")
+    train(qtbot, panel)
+    qtbot.waitUntil(lambda: panel._report.value.endswith(told))
+    assert panel._report.value.startswith("0.")
+    panel.stop()
+    wait_until_over(qtbot, panel)
+    assert panel._report.value.startswith("'mine' can be chosen")
+    assert panel._report.value.endswith(told)
+    fake.warnings = []
+    panel.inputs.prior_name.value = "yours"
+    train(qtbot, panel)
+    qtbot.waitUntil(lambda: panel._report.value.startswith("0."))
+    assert "noise" not in panel._report.value
+    panel.cancel()
+    wait_until_over(qtbot, panel)
 
 
 def test_the_last_step_may_take_longer(qtbot, viewer, fake, folder):

@@ -25,7 +25,7 @@ class LossPlot:
         self._figure = Figure(layout="constrained")
         self.native: Any = FigureCanvasQTAgg(self._figure)  # type: ignore[no-untyped-call]
         self.native.setMinimumWidth(240)
-        self.native.setFixedHeight(260)
+        self.native.setFixedHeight(190)
         self.native.setToolTip(
             "At last the squared error is minimised instead of the absolute one: the loss jumps."
         )

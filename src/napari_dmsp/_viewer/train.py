@@ -50,6 +50,7 @@ class TrainPanel(Panel):
         self._runner = TrainRunner(self._show_progress, self._show_outcome)
         self._plot: LossPlot | None = None
         self._training: Training | None = None
+        self._warnings: list[str] = []
         super().__init__(napari_viewer)
         # Else the list of layers would claim the rest of the height.
         self.inputs.native.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
@@ -163,7 +164,7 @@ class TrainPanel(Panel):
             start=None if self._start.value == SCRATCH else files[self._start.value],
             device=self._device.value,
         )
-        self._training = training
+        self._training, self._warnings = training, []
         self._bar.max, self._bar.value, self._bar.visible = 0, 0, True
         self._show_plot(training.minutes)
         self._runner.start(training)
@@ -226,19 +227,23 @@ class TrainPanel(Panel):
 
     # What the training reports.
 
-    def _show_progress(self, values: dict[str, float]) -> None:
+    def _show_progress(self, values: dict[str, Any]) -> None:
         if "images" in values:
             self._report.value = f"Loading the images: {values['images']:.0%}"
+            return
+        if "warnings" in values:
+            self._warnings = values["warnings"]
             return
         assert self._training is not None
         assert self._plot is not None
         # In seconds, for the bar has whole numbers only. The last step may take longer.
         self._bar.max = 60 * self._training.minutes
         self._bar.value = min(round(60 * values["minutes"]), self._bar.max)
-        self._report.value = (
+        line = (
             f"{values['minutes']:.1f} of {self._training.minutes} min, step {values['step']}, "
             f"loss {values['loss']:.3f}{_quality(values)}"
         )
+        self._report.value = "\n".join([line, *self._warnings])
         self._plot.add(values)
         self.refresh()
 
@@ -250,10 +255,11 @@ class TrainPanel(Panel):
             self._report.value = outcome.error or "Cancelled."
         else:
             training, scores = outcome.card["training"], outcome.card["validation_psnr"]
-            self._report.value = (
+            line = (
                 f"{self._training.out.stem!r} can be chosen as a prior now. It was trained for "
                 f"{training['minutes']} min, {training['steps']} steps{_quality(scores)}."
             )
+            self._report.value = "\n".join([line, *self._warnings])
             self._plot.add({"minutes": training["minutes"], **scores})
         self._plot.draw()
         self.refresh()

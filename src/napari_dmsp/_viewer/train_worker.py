@@ -70,7 +70,7 @@ class TrainRunner(Controller):
 
     def __init__(
         self,
-        on_progress: Callable[[dict[str, float]], None],
+        on_progress: Callable[[dict[str, Any]], None],
         on_outcome: Callable[[TrainOutcome], None],
     ) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class TrainRunner(Controller):
         else:
             self.cancel()
 
-    def _progressed(self, values: dict[str, float]) -> None:
+    def _progressed(self, values: dict[str, Any]) -> None:
         if not self.silent:
             self._on_progress(values)
 
@@ -135,7 +135,7 @@ def _work(training: Training, request: Request, messages: _Messages) -> None:
 
 
 def _train(training: Training, request: Request, messages: _Messages) -> dict[str, Any]:
-    def progress(values: dict[str, float]) -> bool:
+    def progress(values: dict[str, Any]) -> bool:
         request.check()
         messages.progressed.emit(values)
         return request.stop

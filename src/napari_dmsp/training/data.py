@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import inputs
+from ..core.noise import patch_sigma
 from ..errors import DmspError
 from ..files import SUFFIXES, images_among
 from ..files import read_image as read_picture
@@ -20,6 +21,13 @@ from ..files import read_image as read_picture
 # A file, or an array (H, W) or (H, W, 3).
 Source = Path | NDArray[Any]
 
+# Noise level, as a share of the range of an image, that is none of a sharp image without noise:
+# of the images that the bundled priors were trained on, at most 2/255.
+NOISY = 2.5 / 255
+# Images whose noise is estimated, and how many of their pixels a side.
+JUDGED, JUDGED_SIDE = 24, 512
+# Less is said to be little.
+FEW_PIXELS = 1_000_000
 LUMA = np.array(inputs.LUMA, dtype=np.float32)
 
 
@@ -79,6 +87,51 @@ def read_image(source: Source, channels: int) -> NDArray[np.uint8] | NDArray[np.
         low, high = values.min(), values.max()
     scaled: NDArray[np.float32] = (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
     return scaled
+
+
+def doubts(images: Sequence[NDArray[Any]], from_scratch: bool = True) -> list[str]:
+    """Say what makes images bad to train on: noise of their own, and that there are few of them.
+
+    Parameters
+    ----------
+    images : sequence of array
+        What `read_image` returns.
+    from_scratch : bool
+        Whether the training does not start from an existing prior.
+
+    Returns
+    -------
+    list of str
+        Sentences with the number and what to do about it; none for good images.
+    """
+    said, level = [], noise_level(images)
+    if level > NOISY:
+        said.append(
+            f"The training images have noise of σ {level:.1%} of their range, which the prior will "
+            "learn to keep. Average several exposures, or reduce the images to half their size."
+        )
+    pixels = sum(image.shape[0] * image.shape[1] for image in images)
+    if pixels < FEW_PIXELS:
+        one = len(images) == 1
+        count = "1 image" if one else f"{len(images)} images"
+        other = ", or start from an existing prior" * from_scratch
+        seen = "; the PSNR is of the same" * one
+        said.append(
+            f"{count} with {pixels / 1e6:.2g} megapixels {'is' if one else 'are'} little to learn "
+            f"from{seen}. Add images{other}."
+        )
+    return said
+
+
+def noise_level(images: Sequence[NDArray[Any]]) -> float:
+    """Return the noise level of sharp images as a share of their range: the median of some."""
+    levels = []
+    for image in images[:: -(-len(images) // JUDGED)]:
+        top, left = (max(0, side - JUDGED_SIDE) // 2 for side in image.shape[:2])
+        part = torch.from_numpy(image[top : top + JUDGED_SIDE, left : left + JUDGED_SIDE])
+        scale = 255 if part.dtype == torch.uint8 else 1
+        levels.append(patch_sigma(part.permute(2, 0, 1)[None].double() / scale))
+    return float(np.median(levels))
 
 
 class PatchSampler:

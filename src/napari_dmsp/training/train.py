@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,7 +27,7 @@ from ..core.networks import ARCHITECTURES
 from ..errors import DmspError
 from ..files import check_writable, make_folder, write_json, written_whole
 from ..priors import STATE
-from .data import PatchSampler, Source, find_sources, read_image
+from .data import PatchSampler, Source, doubts, find_sources, read_image
 from .iterates import LEAST_PATCH, draw_iterates
 
 MAX_SIGMA = 60 / 255
@@ -143,7 +144,7 @@ def train(
     resume: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-    progress: Callable[[dict[str, float]], bool | None] | None = None,
+    progress: Callable[[dict[str, Any]], bool | None] | None = None,
     save_every: float = 120.0,
     note: str = "",
 ) -> dict[str, Any]:
@@ -171,8 +172,10 @@ def train(
     precision : {"auto", "bf16", "float32"}
         Arithmetic of the network; weights and optimiser stay float32.
     progress : callable, optional
-        Called with ``images``, the share read so far, while they are read. Then with step, minutes,
-        loss and, once there is one, psnr; may return True then to stop and save.
+        Called with ``images``, the share read so far, while they are read; then with ``warnings``,
+        what is wrong with them in sentences, if anything is. Then with step, minutes, loss and,
+        once there is one, psnr; may return True then to stop and save. Without it, warnings are
+        printed.
     save_every : float
         Seconds between saved states.
     note : str
@@ -181,7 +184,7 @@ def train(
     Returns
     -------
     dict
-        The card.
+        The card, with ``warnings`` among its entries.
 
     Raises
     ------
@@ -227,6 +230,9 @@ def train(
             f"this run has been trained for {elapsed / 60:.1f} minutes; "
             f"give more than minutes={minutes:g}."
         )
+    usable = [image for image in pixels if min(image.shape[:2]) >= recipe.patch]
+    warnings = doubts(usable, resume is None)
+    _tell(warnings, progress)
     generator = torch.Generator().manual_seed(recipe.seed + step)
     noise_generator = torch.Generator(target).manual_seed(recipe.seed + step + 1)
     psnr: dict[str, float] = {}
@@ -238,6 +244,7 @@ def train(
         card = {
             "recipe": asdict(recipe),
             "data": {"images": len(sampler), "pixels": len(sampler.pixels), "note": note},
+            "warnings": warnings,
             "training": {
                 "minutes": round(elapsed / 60, 1),
                 "steps": step,
@@ -371,7 +378,7 @@ def _hold_out(sources: list[Source]) -> tuple[list[Source], list[Source]]:
 
 
 def _read_all(
-    sources: list[Source], channels: int, progress: Callable[[dict[str, float]], Any] | None
+    sources: list[Source], channels: int, progress: Callable[[dict[str, Any]], Any] | None
 ) -> list[NDArray[Any]]:
     images: list[NDArray[Any]] = []
     for source in sources:
@@ -379,6 +386,15 @@ def _read_all(
         if progress is not None:
             progress({"images": len(images) / len(sources)})
     return images
+
+
+def _tell(warnings: list[str], progress: Callable[[dict[str, Any]], Any] | None) -> None:
+    """Tell who listens, or who looks at the bar."""
+    if progress is None:
+        for text in warnings:
+            tqdm.write(f"Warning: {text}", file=sys.stderr)
+    elif warnings:
+        progress({"warnings": warnings})
 
 
 def _rate(recipe: Recipe, step: int, elapsed: float, minutes: float) -> float:
