@@ -581,14 +581,14 @@ def test_what_is_wrong_with_the_images_is_said(tmp_path, capsys):
     noise, few = card["warnings"]
     assert re.search(r"noise of σ (3\.[5-9]|4\.[0-3])% of their range", noise)
     assert few.startswith("1 image with 0.014 megapixels")
-    assert "is little to learn from; the PSNR is of the same. Add images, or start" in few
+    assert "little to learn from, and the PSNR is of that same image. Add images, or" in few
     assert {"warnings": [noise, few]} in heard
     assert json.loads((tmp_path / "a.json").read_text())["warnings"] == card["warnings"]
     # Who does not listen reads it beside the bar.
     train([noisy], tmp_path / "b.safetensors", resume=tmp_path / "a.safetensors", **options)
     told = capsys.readouterr().err
     assert f"Warning: {noise}" in told
-    assert "the PSNR is of the same. Add images." in told
+    assert "the PSNR is of that same image. Add images." in told
 
 
 def test_nothing_is_said_of_many_good_images():

@@ -115,7 +115,7 @@ def doubts(images: Sequence[NDArray[Any]], from_scratch: bool = True) -> list[st
         one = len(images) == 1
         count = "1 image" if one else f"{len(images)} images"
         other = ", or start from an existing prior" * from_scratch
-        seen = "; the PSNR is of the same" * one
+        seen = ", and the PSNR is of that same image" * one
         said.append(
             f"{count} with {pixels / 1e6:.2g} megapixels {'is' if one else 'are'} little to learn "
             f"from{seen}. Add images{other}."
