@@ -219,21 +219,8 @@ def microscope_psf(
     DmspError
         If a value cannot be.
     """
-    setup = _Setup.of(
-        kind,
-        na=na,
-        voxel_size=voxel_size,
-        wavelength=wavelength,
-        excitation_wavelength=excitation_wavelength,
-        immersion_index=immersion_index,
-        sample_index=sample_index,
-        depth=depth,
-        pinhole=pinhole,
-        sheet_thickness=sheet_thickness,
-        shape=shape,
-        image_shape=image_shape,
-    )
-    return setup.psf()
+    # The arguments are the only local names so far.
+    return _Setup.of(**locals()).psf()
 
 
 def microscope_psf_shape(kind: str, **optics: Any) -> tuple[int, ...]:
@@ -249,7 +236,8 @@ def microscope_psf_shape(kind: str, **optics: Any) -> tuple[int, ...]:
     DmspError
         If a value cannot be.
     """
-    setup = _Setup.of(kind, **optics)
+    defaults = microscope_psf.__kwdefaults__ or {}
+    setup = _Setup.of(kind, **defaults | optics)
     return setup.sides[1:] if setup.flat else setup.sides
 
 
@@ -276,15 +264,15 @@ class _Setup:
         *,
         na: float,
         voxel_size: tuple[float, ...],
-        wavelength: float | None = None,
-        excitation_wavelength: float | None = None,
-        immersion_index: float = 1.515,
-        sample_index: float | None = None,
-        depth: float = 0.0,
-        pinhole: float = 1.0,
-        sheet_thickness: float | None = None,
-        shape: tuple[int, ...] | None = None,
-        image_shape: tuple[int, ...] | None = None,
+        wavelength: float | None,
+        excitation_wavelength: float | None,
+        immersion_index: float,
+        sample_index: float | None,
+        depth: float,
+        pinhole: float,
+        sheet_thickness: float | None,
+        shape: tuple[int, ...] | None,
+        image_shape: tuple[int, ...] | None,
     ) -> _Setup:
         """Check the arguments of `microscope_psf`."""
         kind = _kind(kind)
