@@ -52,6 +52,8 @@ MORE_COARSE, COARSE_WINDOW, FEWEST_DETAILS, EVEN = 1.6, 6, (0.02, 0.05, 0.2), 1.
 # least pixels in one, and the width of the blur that leaves the light of a pixel, in pixels.
 SHOT_RATIO = 3.0
 SHOT_BINS, SHOT_PIXELS = 64, 32
+# Fewer photons in a pixel are so many numbers that their median tells little.
+FEW_PHOTONS = 8
 SHOT_SMOOTHING = 1.5
 # The same in sharp images: bins of the patches, the least patches in one, the greatest noise level
 # that may be detail, and which part of the bins must be how near to the line.
@@ -338,12 +340,14 @@ def smooth(y: Tensor) -> Tensor:
     return torch.from_numpy(gaussian_filter(planes, width)).to(y)
 
 
-def shot_line(y: Tensor, weights: Tensor | None = None) -> ShotLine | None:
+def shot_line(
+    y: Tensor, weights: Tensor | None = None, ratio: float = SHOT_RATIO
+) -> ShotLine | None:
     """Fit the straight line of the intensity that the variance of photons is.
 
     The finest diagonal differences of a blurred image hold noise only: their median size in bins of
     pixels with like surroundings gives the variance. Images are (B, C, H, W), weights 0 in gaps.
-    None if the variance differs by less than `SHOT_RATIO`.
+    None if the variance differs by less than the ratio.
 
     References
     ----------
@@ -364,22 +368,30 @@ def shot_line(y: Tensor, weights: Tensor | None = None) -> ShotLine | None:
         clear = ~np.any([gaps[:, rows, columns] for rows, columns in corners], axis=0)
         share = around(clear.astype(float))
         detail, mean = detail[clear], around(clear * mean)[clear] / share[clear]
-    return _fit_line(detail.ravel(), mean.ravel()) if detail.size >= 2 * SHOT_PIXELS else None
+    if detail.size < 2 * SHOT_PIXELS:
+        return None
+    return _fit_line(detail.ravel(), mean.ravel(), ratio)
 
 
-def _fit_line(detail: NDArray[np.float64], mean: NDArray[np.float64]) -> ShotLine | None:
+def _fit_line(
+    detail: NDArray[np.float64], mean: NDArray[np.float64], ratio: float
+) -> ShotLine | None:
     """Fit variance = slope * mean + offset to the details of pixels and to their surroundings."""
     bins = np.array_split(np.argsort(mean), min(SHOT_BINS, max(2, mean.size // SHOT_PIXELS)))
     means = np.array([mean[pixels].mean() for pixels in bins])
-    variances = np.array([np.median(detail[pixels]) / MAD for pixels in bins]) ** 2
-    if not variances.any():
+    medians = np.array([np.median(detail[pixels]) / MAD for pixels in bins]) ** 2
+    squares = np.array([np.square(detail[pixels]).mean() for pixels in bins])
+    if not squares.any():
         return None
-    slope, offset, _ = _line_through(means, variances)
+    # Medians leave out edges, but do not know what a few photons make, which are 0, 1 or 2.
+    few = means < FEW_PHOTONS * _line_through(means, squares)[0]
+    slope, offset, _ = _line_through(means, np.where(few, squares, medians))
     least, greatest = slope * means[0] + offset, slope * means[-1] + offset
-    if least <= 0 or greatest < SHOT_RATIO * least:
+    if least <= 0 or greatest < ratio * least:
         return None
-    # Noise pulls some pixels below the darkest mean: not all that far.
-    return ShotLine(slope, offset, float(least) / 2)
+    # Noise pulls some pixels below the darkest mean: not all that far. What has no light is not
+    # without noise, see `ShotLine.of`.
+    return ShotLine(slope, offset, max(float(least), slope**2) / 2)
 
 
 def _line_through(

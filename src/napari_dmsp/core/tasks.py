@@ -74,6 +74,8 @@ SGD_BLIND = 1000
 KERNEL_NOISE = 2 / 255
 # Errors of compression are least where coefficients are fine: those that a fit amplifies are more.
 MORE_COMPRESSION = 1.5
+# Volumes have so many samples that a small growth of their noise with light is seen, and matters.
+VOLUME_RATIO = 1.2
 # Values that are this near to integers were some, before they were scaled.
 ROUNDED = 0.02
 
@@ -122,7 +124,7 @@ def prepare_deblur(
         given = _without_stripes(given, kernel)
     with explain_failures(given.observed.device, given.shape):
         problem = replace(_blur_problem(given, kernel), doubt=doubt)
-        clipped = None if given.literal else _saturated(given, image)
+        clipped = _saturated(given, image)
         if clipped is not None:
             problem = replace(problem, data=problem.data.saturated(clipped))
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
@@ -238,6 +240,8 @@ def _without_stripes(given: Input, kernel: NDArray[np.float32]) -> Input:
 
 def _saturated(given: Input, image: ArrayLike) -> Tensor | None:
     """Return where samples (B, C, H, W) are saturated, so that light may be more; None without."""
+    if given.literal:
+        return None
     array = take_array(image, "image")
     clipped = saturated_pixels(np.ma.getdata(array), np.ma.getmaskarray(array))
     if not clipped.any():
@@ -369,7 +373,7 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
     with explain_failures(given.observed.device, given.shape):
         psf = torch.from_numpy(kernel).to(given.observed)
         operator = choose_operator(psf, given.shape)
-        line = _line(given, shot_line)
+        line = _line(given, partial(shot_line, ratio=VOLUME_RATIO))
         beyond = far_light(operator, psf, given.observed, given.kept, line)
         if beyond is not None:
             given = replace(given, observed=given.observed - beyond)
@@ -421,7 +425,7 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
     begin = probe + search
     total = begin + (1 + given.options.uncertainty) * finish
     grey, kept = _luminance(given.observed), given.kept
-    clipped = None if given.literal else _saturated(given, image)
+    clipped = _saturated(given, image)
     if clipped is not None:
         kept = 1 - clipped if kept is None else kept * (1 - clipped)
     if kept is not None:
