@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from napari_dmsp import deblur
+from napari_dmsp import Photons, deblur
 from napari_dmsp.core import tasks
 from napari_dmsp.core.noise import shot_line, smooth
 from napari_dmsp.core.psf import gaussian_psf
@@ -61,6 +61,16 @@ def test_photons_are_worth_weighing(nuclei, monkeypatch):
     without = deblur(observed, psf, iterations=12).image
     scores = [peak_signal_noise_ratio(truth, x, data_range=1) for x in (with_weights, without)]
     assert scores[0] > scores[1] + 1
+
+
+@pytest.mark.parametrize(("photons", "most"), [(20, 1.0), (5, 3.0)])
+def test_few_photons_are_seen(nuclei, photons, most):
+    blurred, truth = nuclei
+    counts = np.random.default_rng(0).poisson(photons * blurred) / photons
+    found = deblur(counts, gaussian_psf(2.0), iterations=12).image
+    known = deblur(counts, gaussian_psf(2.0), iterations=12, noise=Photons(1 / photons)).image
+    scores = [peak_signal_noise_ratio(truth, x, data_range=1) for x in (found, known)]
+    assert scores[0] > scores[1] - most
 
 
 def test_weights_go_with_gaps(nuclei):

@@ -386,12 +386,15 @@ def _fit_line(
     # Medians leave out edges, but do not know what a few photons make, which are 0, 1 or 2.
     few = means < FEW_PHOTONS * _line_through(means, squares)[0]
     slope, offset, _ = _line_through(means, np.where(few, squares, medians))
+    # What has no light is not without noise, see `ShotLine.of`.
+    floor = slope**2 / 2
     least, greatest = slope * means[0] + offset, slope * means[-1] + offset
-    if least <= 0 or greatest < ratio * least:
+    if greatest <= 0 or -offset > slope * (means[0] + NO_LIGHT * (means[-1] - means[0])):
         return None
-    # Noise pulls some pixels below the darkest mean: not all that far. What has no light is not
-    # without noise, see `ShotLine.of`.
-    return ShotLine(slope, offset, max(float(least), slope**2) / 2)
+    if greatest < ratio * max(least, floor):
+        return None
+    # Noise pulls some pixels below the darkest mean: not all that far.
+    return ShotLine(slope, offset, max(float(least) / 2, floor))
 
 
 def _line_through(

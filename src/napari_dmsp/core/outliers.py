@@ -49,9 +49,9 @@ SPOT, SHARP_SPREADS, SHARP_REST, SHARP_HEIGHT = 0.92, 8.0, 2.0, 1.05
 # a highlight that is clipped; the same for dead pixels, and what is black.
 MOSAIC_SPREADS, MOSAIC_HEIGHT, CLIPPED = 12.0, 0.6, 3
 DEAD_SPREADS, DEAD_HEIGHT, BLACK = 8.0, 0.2, 0.02
-# Dead regions: the least size, the step at their border in units of the slope behind it, and the
-# least slope that counts.
-LEAST_REGION, STEP, LEAST_STEP = 9, 4.0, 2 / 255
+# Dead regions: the least size, the step at their border in units of the slope behind it, the least
+# slope that counts, and the part of the pixels around that may have the same value.
+LEAST_REGION, STEP, LEAST_STEP, SAME = 9, 4.0, 2 / 255, 0.05
 AROUND = np.ones((3, 3), bool)
 
 Plane = NDArray[np.float64]
@@ -210,6 +210,9 @@ def _dead_regions(plane: Plane) -> Gaps:
 def _ends_in_step(plane: Plane, inside: Gaps, near: Gaps, far: Gaps) -> bool:
     """Whether the pixels near a region differ more from it than those farther away from them."""
     value, beside, beyond = plane[inside][0], plane[near], plane[far].mean()
+    if np.mean(beside == value) > SAME:
+        # No photon came there.
+        return False
     doubt = beside.std() / math.sqrt(beside.size)
     slope = max(abs(beyond - beside.mean()), doubt, LEAST_STEP)
     return bool(abs(beside.mean() - value) > STEP * slope)
