@@ -158,6 +158,12 @@ class Task:
             colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
             form = replace(picture, pixels=colours)
         named = [files.source, *self.named]
+        missing = [path for path in files.outputs if not os.path.exists(path)]
+        if os.path.exists(files.image) and missing and not self.overwrite:
+            raise DmspError(
+                f"output {files.image} exists, {missing[0].name} does not, as after a run that was "
+                "cut off; give --overwrite to replace it."
+            )
         check_output(files.image, form, dtype, named, self.overwrite)
         if files.error is not None:
             floats = np.dtype(np.float32)

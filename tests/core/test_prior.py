@@ -323,3 +323,65 @@ def test_what_a_prior_takes_from_modules_is_a_part_of_it(name, tmp_path):
     assert of(1.0, 2.0) == first
     assert of(1.5, 2.0) != first
     assert name == "attribute" or of(1.0, 2.5) != first
+
+
+ABSURD = [
+    *[None, True, 0, -1, 2, 0.5, 1e300, 10**400, "much", "../../etc", [], {}, [[]], ["8", 8]],
+    *[[0, 0], [-8, 8], [8, 2**40], [8] * 5000, float("nan"), float("inf"), "\ud800", "a\0"],
+]
+
+
+def damage(path, rng):
+    """Change some bytes of a file, of its header most of all, or cut its end off."""
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    kind = rng.integers(4)
+    if kind == 0:
+        content = content[: rng.integers(len(content))]
+    elif kind == 1:
+        content[:8] = int(rng.choice([0, 1, 2**31, 2**63 - 1, header * 2])).to_bytes(8, "little")
+    else:
+        for at in rng.integers(8 if kind == 2 else 0, header, 3):
+            content[at] = rng.choice(list(b'0123456789"[]{},:-e\xff'))
+    path.write_bytes(content)
+
+
+def weights_case(path, rng, choose):
+    """Write a weights file with something absurd in it, and a card; say whether it may be read."""
+    net = UNet(1, (4, 4), 1)
+    config = {"architecture": "unet", **net.config}
+    weights = net.state_dict()
+    kind = choose(["config", "config", "tensor", "name", "bytes", "bytes", "card"])
+    name = choose(sorted(weights))
+    if kind == "config":
+        config[choose([*config, "noise_sigma", "depth", "width", "__class__"])] = choose(ABSURD)
+    elif kind == "tensor":
+        dtype = choose([torch.int64, torch.bool, torch.float64, torch.complex64, torch.float16])
+        changed = [weights[name].to(dtype), weights[name] * torch.inf, weights[name][:0]]
+        weights[name] = choose([*changed, torch.zeros(1, 2, 3, 4, 5, 6), torch.tensor(1.0)])
+    elif kind == "name":
+        weights[choose(["../../up", "/etc/passwd", "", "a" * 5000, "head.weight\0"])] = weights[
+            name
+        ].clone()
+    text = json.dumps(config)
+    if kind == "card":
+        text = choose([text, text[:-1], "[" * 100_000, "null", "[]", "1", '"unet"', ""])
+    save_file(weights, path, metadata={"napari-dmsp": text})
+    if kind == "bytes":
+        damage(path, rng)
+    cards = ["{}", "[" * 100_000, "1e999", '{"recipe": {"channels": -1}}', "\0", "{", "9" * 5000]
+    path.with_suffix(".json").write_text(choose(cards))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_absurd_files_are_refused_or_work(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "absurd.safetensors"
+    weights_case(path, rng, lambda among: among[rng.integers(len(among))])
+    try:
+        prior = load_prior(path)
+    except DmspError as error:
+        assert str(path) in str(error)  # noqa: PT017
+        return
+    assert prior.noise_sigma is None or 0 < prior.noise_sigma <= 1
+    assert prior(torch.zeros(1, prior.channels, 8, 8), 0.1).shape == (1, prior.channels, 8, 8)

@@ -324,6 +324,25 @@ def test_only_channels_are_offered_as_colours(
     assert panel.advanced.channels.choices == (((), (0,)) if offered else ((),))
 
 
+def test_colours_in_a_3d_view(qtbot, viewer, fake_prior, open_panel, rgb_image):
+    viewer.add_image(rgb_image, name="photo")
+    viewer.add_image(np.zeros((3, 8, 8)), name="volume")
+    viewer.dims.ndisplay = 3
+    panel = open_panel(image=viewer.layers["photo"], sigma=1)
+    panel.run()
+    finish(qtbot, panel)
+    assert viewer.layers["photo deblurred"].visible
+
+
+def test_a_unit_without_an_image(viewer, open_panel, grey_image):
+    viewer.add_image(grey_image, scale=(65, 65), units=("nm", "nm"))
+    panel = open_panel(sigma=2)
+    viewer.layers.clear()
+    panel.inputs.unit.value = "µm"
+    assert panel._plan.value.startswith("Open an image")
+    assert float(panel.inputs.sigma.value) == 2
+
+
 WRONG = {
     "noise": ["-1", "much", "nan", "inf", "1e999", "gain=", "gain=-2", "2,5", "1 2"],
     "evaluations": ["0", "-3", "2.5", "1e3", "9" * 400, "9" * 5000],

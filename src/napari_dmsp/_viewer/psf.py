@@ -313,6 +313,8 @@ class PsfChoice:
     def _convert(self, unit: str) -> None:
         """Keep the width of the Gaussian when its unit changes; of sides that differ, the mean."""
         before, self._unit = self._unit, unit
+        if self._panel.image is None:
+            return
         try:
             sizes = self._pixel_sizes(self._panel.axes)
             side, sigma = math.sqrt(math.prod(sizes)), read_number(self.sigma)

@@ -127,7 +127,11 @@ class Result:
 
         # To make a layer, to add it and to draw it takes napari too long at once.
         layer = Image(self._data, visible=False, **options)
-        self._in_turns(
-            partial(self._viewer.add_layer, layer), partial(setattr, layer, "visible", True)
-        )
+
+        def add() -> None:
+            # In 3-D view, napari cannot add a plane in colour that is hidden.
+            layer.visible = self._viewer.dims.ndisplay == 3
+            self._viewer.add_layer(layer)
+
+        self._in_turns(add, partial(setattr, layer, "visible", True))
         return layer

@@ -243,7 +243,7 @@ class _Output:
                     f"output {self.path} is unfinished, from other input or settings; repeat the "
                     "same call to finish it, or give --overwrite (overwrite=True)."
                 )
-        elif self.path.exists() and not overwrite:
+        elif self.path.exists() and not self.notes.exists() and not overwrite:
             raise DmspError(
                 f"output {self.path} exists; give --overwrite (overwrite=True) to replace it."
             )
@@ -251,6 +251,9 @@ class _Output:
 
     def remove(self) -> None:
         """Remove the array and its notes, or what is in their place."""
+        if self.notes.is_file():
+            # What a kill leaves is made anew.
+            self.notes.write_bytes(b"")
         for old in (self.path, self.notes):
             if old.is_dir():
                 shutil.rmtree(old)
@@ -258,6 +261,8 @@ class _Output:
 
     def create(self) -> None:
         """Make an empty array, in an OME-Zarr image where axes are known."""
+        # Empty: what a kill leaves before the array is whole is made anew.
+        self.notes.touch()
         array, parent, name = self.array, zarr.storage.LocalStore(self.path), None
         extra: dict[str, Any] = {}
         if self.axes:
@@ -281,7 +286,6 @@ class _Output:
             overwrite=True,
             **extra,
         )
-        # Last: what a kill leaves before is made anew.
         self.notes.write_text(json.dumps({"array": self.array.name}) + "\n", encoding="utf-8")
 
     def finish(self, record: dict[str, Any]) -> None:

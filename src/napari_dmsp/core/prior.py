@@ -26,6 +26,9 @@ from .identity import fingerprint
 from .networks import ARCHITECTURES
 from .tiling import Tiled
 
+# Greatest noise level that a prior can be for, where images are 0 to 1.
+MOST_SIGMA = 1.0
+
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
@@ -168,10 +171,14 @@ def _read_prior(path: Path, changed: int) -> Prior:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["napari-dmsp"])
             found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+        if not isinstance(config, dict):
+            raise ValueError("it describes no network")
         sigma = config.pop("noise_sigma", None)
+        if sigma is not None and not (type(sigma) is float and 0 < sigma <= MOST_SIGMA):
+            raise ValueError(f"noise_sigma={sigma!r} is no noise level")
         channels = config["channels"]
         net = _build(config, found)
-        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+        weights = {name: _as_float(tensor) for name, tensor in load_file(path).items()}
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise ValueError("its weights are not finite")
         net.load_state_dict(weights, assign=True)
@@ -196,9 +203,12 @@ def _build(config: dict[str, Any], found: dict[str, tuple[int, ...]]) -> torch.n
     """Make the network of a configuration without memory, and compare it with what a file has."""
     # No number of layers is greater than that of the tensors, and no width than 2^16.
     layers = [config.get("blocks", 1), config.get("depth", 1), len(config.get("widths", ()))]
-    widths = [config["channels"], config.get("width", 1), *config.get("widths", ())]
-    for number, most in [(n, len(found) + 2) for n in layers] + [(n, 2**16) for n in widths]:
-        if type(number) is not int or not 0 <= number <= most:
+    widths = [config.get("width", 1), *config.get("widths", ())]
+    if config["channels"] not in (1, 3):
+        raise ValueError(f"channels={config['channels']!r} are neither grey nor colour")
+    sizes = [(n, 0, len(found) + 2) for n in layers] + [(n, 1, 2**16) for n in widths]
+    for number, least, most in sizes:
+        if type(number) is not int or not least <= number <= most:
             raise ValueError(f"{number!r} is no size of its network")
     with torch.device("meta"):
         net = ARCHITECTURES[config.pop("architecture")](**config)
@@ -209,10 +219,16 @@ def _build(config: dict[str, Any], found: dict[str, tuple[int, ...]]) -> torch.n
     return net
 
 
+def _as_float(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        raise ValueError(f"its weights are {tensor.dtype}")
+    return tensor.float()
+
+
 def _read_card(path: Path) -> dict[str, Any]:
     """Read the card; a prior works without, and another file may have its name."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return card if isinstance(card, dict) else {}

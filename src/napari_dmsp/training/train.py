@@ -91,8 +91,10 @@ class Recipe:
             )
         if self.noise_sigma is None and self.architecture == "dncnn":
             raise DmspError("architecture='dncnn' learns one noise level; give noise_sigma.")
-        if self.noise_sigma is not None and not 0 < self.noise_sigma < math.inf:
-            raise DmspError(f"noise_sigma={self.noise_sigma:g} must be positive.")
+        if self.noise_sigma is not None and not 0 < self.noise_sigma <= 1:
+            raise DmspError(
+                f"noise_sigma={self.noise_sigma:g} must be above 0 and at most 1, as images are."
+            )
         if self.batch < 1 or self.patch < MIN_PATCH:
             raise DmspError(
                 f"batch={self.batch} must be at least 1, patch={self.patch} at least {MIN_PATCH}."
