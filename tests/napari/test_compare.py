@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+from weakref import ref
+
 import numpy as np
 import pytest
+from napari.layers import Image
 from numpy.testing import assert_allclose
 
 from napari_dmsp._viewer.compare import KEY, Comparison
@@ -124,6 +128,19 @@ def test_one_result_at_a_time_by_key(viewer, restore, grey_image):
     press_key(second)
     assert visible(viewer) == {"step", "step deblurred"}
     assert Comparison._shown is None
+
+
+def test_a_removed_image_is_not_kept(viewer, grey_image):
+    before, after = (Image(grey_image, name=name) for name in ("before", "after"))
+    viewer.layers.extend([before, after])
+    comparison, alive = Comparison(viewer, before, after), ref(before)
+    viewer.layers.remove(before)
+    comparison.toggle()
+    assert comparison.before is None
+    assert visible(viewer) == {"after"}
+    del before
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_run_and_a_closed_panel_end_it(viewer, restore, grey_image, qtbot):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 from psygnal import Signal
 
@@ -26,14 +27,22 @@ class Comparison:
     _shown: ClassVar[Comparison | None] = None
 
     def __init__(self, viewer: napari.Viewer, before: Image, after: Image) -> None:
-        self._viewer, self.before, self.after = viewer, before, after
+        self._viewer, self.after = viewer, after
+        # A layer that was removed must not be kept by its result.
+        self._before = ref(before)
         self._visible: dict[Layer, bool] = {}
         after.bind_key(KEY, self.toggle, overwrite=True)
 
     @property
+    def before(self) -> Image | None:
+        """The layer that was restored, if the viewer still has it."""
+        layer = self._before()
+        return layer if layer in self._viewer.layers else None
+
+    @property
     def possible(self) -> bool:
         """Whether the viewer still has both layers."""
-        return self.before in self._viewer.layers and self.after in self._viewer.layers
+        return self.before is not None and self.after in self._viewer.layers
 
     @property
     def shown(self) -> bool:
@@ -44,8 +53,8 @@ class Comparison:
         """Show the image as it was before, or all layers as they were."""
         if self.shown:
             self.end()
-        elif self.possible:
-            self._begin()
+        elif self.before is not None and self.possible:
+            self._begin(self.before)
 
     def end(self) -> None:
         """Show all layers as they were, but for those that are gone."""
@@ -56,15 +65,15 @@ class Comparison:
             self._visible = {}
             self.changed.emit(False)
 
-    def _begin(self) -> None:
+    def _begin(self, before: Image) -> None:
         if Comparison._shown is not None:
             Comparison._shown.end()
         Comparison._shown = self
-        above = self._viewer.layers[self._viewer.layers.index(self.before) + 1 :]
+        above = self._viewer.layers[self._viewer.layers.index(before) + 1 :]
         covers = [layer for layer in above if _covers(layer)]
-        self._visible = {layer: layer.visible for layer in (self.before, self.after, *covers)}
+        self._visible = {layer: layer.visible for layer in (before, self.after, *covers)}
         for layer in self._visible:
-            layer.visible = layer is self.before
+            layer.visible = layer is before
         self.changed.emit(True)
 
 
