@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ SPOT, SHARP_SPREADS, SHARP_REST, SHARP_HEIGHT = 0.92, 8.0, 2.0, 1.05
 # a highlight that is clipped; the same for dead pixels, and what is black.
 MOSAIC_SPREADS, MOSAIC_HEIGHT, CLIPPED = 12.0, 0.6, 3
 DEAD_SPREADS, DEAD_HEIGHT, BLACK = 8.0, 0.2, 0.02
+# Share of outliers from which on more are looked for, and by how much more readily.
+MANY, FARTHER = 2e-4, 3.0
 # Dead regions: the least size, the step at their border in units of the slope behind it, the least
 # slope that counts, and the part of the pixels around that may have the same value.
 LEAST_REGION, STEP, LEAST_STEP, SAME = 9, 4.0, 2 / 255, 0.05
@@ -113,33 +115,39 @@ def find_hot_pixels(values: Plane, period: tuple[int, int] = (1, 1), least: floa
     ndarray of bool
         (C, H, W), True for outliers.
     """
-    if np.median(values) == values.min():
+    if np.median(values) == values.min() or min(values.shape[1:]) < 4 * max(period):
         # Where most pixels have no photon, all others are alone.
         return np.zeros(values.shape, bool)
-    if period == (1, 1):
-        sigma = max(wavelet_sigma(torch.from_numpy(values)[None]), least, FLOOR)
-        slope = _photon_slope(values, sigma)
-        smooth = median_filter(values, (1, 3, 3), mode="nearest")
-        low, high = np.percentile(smooth, (0.1, 99.9))
-        peaks = Peaks(SPOT, SHARP_SPREADS, SHARP_REST, SHARP_HEIGHT * (high - low), slope)
-        return _find(values, peaks, sigma)
-    if min(values.shape[1:]) < 4 * max(period):
-        return np.zeros(values.shape, bool)
+    if period != (1, 1):
+        return _find_in_mosaic(values, period)
+    found = _find_in_sharp(values, least, 1.0)
+    # Where there are many, there are others, which could be detail elsewhere.
+    return _find_in_sharp(values, least, FARTHER) if found.mean() > MANY else found
+
+
+def _find_in_sharp(values: Plane, least: float, readiness: float) -> Gaps:
+    """Find outliers of a sharp image, so many times as readily as elsewhere."""
+    sigma = max(wavelet_sigma(torch.from_numpy(values)[None]), least, FLOOR)
+    low, high = np.percentile(median_filter(values, (1, 3, 3), mode="nearest"), (0.1, 99.9))
+    slope, height = _photon_slope(values, sigma), SHARP_HEIGHT * (high - low) / readiness
+    return _find(values, Peaks(SPOT, SHARP_SPREADS, SHARP_REST, height, slope), sigma)
+
+
+def _find_in_mosaic(values: Plane, period: tuple[int, int]) -> Gaps:
+    """Find outliers of a mosaic."""
     # Without the colours that single filters see; what is left of a point is a point.
     rest = values.copy()
     for i, j in np.ndindex(period):
         place = (slice(None), slice(i, None, period[0]), slice(j, None, period[1]))
         rest[place] -= median_filter(values[place], (1, 3, 3), mode="nearest")
-    sigma = max(wavelet_sigma(torch.from_numpy(rest)[None]), least, FLOOR)
+    sigma = max(wavelet_sigma(torch.from_numpy(rest)[None]), FLOOR)
     white = float(np.percentile(values - rest, 99.9))
-    hot = Peaks(SPOT, MOSAIC_SPREADS, rest=SHARP_REST, least=MOSAIC_HEIGHT * white)
-    dead = replace(hot, spreads=DEAD_SPREADS, least=DEAD_HEIGHT * white)
-    found = _find(rest, hot, sigma) | (_find(rest, dead, sigma) & (values < BLACK * white))
+    hot = _find(rest, Peaks(SPOT, MOSAIC_SPREADS, SHARP_REST, MOSAIC_HEIGHT * white), sigma)
+    dead = _find(rest, Peaks(SPOT, DEAD_SPREADS, SHARP_REST, DEAD_HEIGHT * white), sigma)
     # Highlights that are clipped have many pixels of the same brightness.
-    beside = uniform_filter(
-        (values == values.max()).astype(float), (1, 2 * REACH + 1, 2 * REACH + 1)
-    )
-    return found & (beside * (2 * REACH + 1) ** 2 < CLIPPED - 0.5)
+    side = 2 * REACH + 1
+    beside = uniform_filter((values == values.max()).astype(float), (1, side, side))
+    return (hot | dead & (values < BLACK * white)) & (beside * side**2 < CLIPPED - 0.5)
 
 
 @dataclass(frozen=True)
