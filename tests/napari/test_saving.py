@@ -21,7 +21,7 @@ def viewer(make_napari_viewer):
 def reopened(viewer, tmp_path):
     """Save a layer, forget it, and open the file."""
 
-    def again(layer, name="saved.ome.tif"):
+    def again(layer, name="saved.dmsp.tif"):
         path = str(tmp_path / name)
         assert layer.save(path, plugin="napari-dmsp") == [path]
         return viewer.open(path, plugin="napari-dmsp")[0]
@@ -58,7 +58,7 @@ def test_pixels_and_their_place_are_kept(viewer, reopened, place):
     for number, dtype in enumerate(("uint8", "uint16", "int16", "float32", "float64")):
         data = np.random.default_rng(0).integers(0, 99, shape).astype(dtype)
         layer = viewer.add_image(data, name=f"DAPI {number}", **options)
-        again = reopened(layer, f"{dtype}.ome.tif")
+        again = reopened(layer, f"{dtype}.dmsp.tif")
         assert_array_equal(again.data, data)
         assert again.data.dtype == dtype
         assert_allclose(again.scale, layer.scale)
@@ -75,7 +75,7 @@ def test_colours_are_kept(viewer, reopened, lead):
     for samples in (3, 4):
         data = np.random.default_rng(0).integers(0, 255, (*lead, 6, 7, samples), dtype=np.uint8)
         layer = viewer.add_image(data, scale=(3.0,) * len(labels), axis_labels=labels, rgb=True)
-        again = reopened(layer, f"{samples}.ome.tif")
+        again = reopened(layer, f"{samples}.dmsp.tif")
         assert again.rgb
         assert_array_equal(again.data, data[..., :3])
         assert_allclose(again.scale[-2:], (3, 3))
@@ -96,9 +96,9 @@ def test_how_it_was_restored_is_kept(viewer, reopened, fake_prior, grey_image, q
     assert about["script"] == panel.script
     assert about["evaluations"] == [2, 2]
     # The image that was restored has no record.
-    assert reopened(viewer.layers["step"], "step.ome.tiff").metadata == {}
+    assert reopened(viewer.layers["step"], "step.dmsp.tif").metadata == {}
     # Nor do others see more than a description.
-    assert open_stack(tmp_path / "saved.ome.tif").record == about
+    assert open_stack(tmp_path / "saved.dmsp.tif").record == about
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_axes_without_labels_get_letters(viewer, reopened):
 def test_other_types_and_resolutions(viewer, reopened):
     data = np.random.default_rng(0).random((32, 32))
     levels = viewer.add_image([data, data[::2, ::2]], multiscale=True)
-    assert_array_equal(reopened(levels, "levels.ome.tif").data, data)
+    assert_array_equal(reopened(levels, "levels.dmsp.tif").data, data)
     half = viewer.add_image(data.astype(np.float16))
-    assert reopened(half, "half.ome.tif").data.dtype == np.float32
+    assert reopened(half, "half.dmsp.tif").data.dtype == np.float32
     counts = viewer.add_image((9 * data).astype(np.int64), name="counts")
     with pytest.raises(RuntimeError, match="'counts' has pixels of type int64"):
         reopened(counts)
 
 
 def test_files_of_others_open_with_their_sizes(viewer, tmp_path):
-    path = tmp_path / "two.channels.ome.tif"
+    path = tmp_path / "two.channels.dmsp.tif"
     metadata = {"axes": "CYX", "PhysicalSizeX": 65, "PhysicalSizeXUnit": "nm"}
     metadata |= {"Channel": {"Name": ["DAPI", "GFP"]}, "Description": '["not ours"]'}
     tifffile.imwrite(path, np.zeros((2, 5, 6), np.uint8), ome=True, metadata=metadata)
@@ -151,3 +151,6 @@ def test_the_writer_is_for_ome_files_first():
     manager = PluginManager.instance()
     assert manager.get_writer("a.ome.tif", ["image"])[0].command == "napari-dmsp.write"
     assert manager.get_writer("a.tif", ["image"], "napari-dmsp")[0].command == "napari-dmsp.write"
+    # Files of others are opened as they were before this plugin came.
+    readers = {reader.plugin_name for reader in manager.iter_compatible_readers(["a.ome.tif"])}
+    assert "napari-dmsp" not in readers
