@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,11 @@ from typer.testing import CliRunner
 from napari_dmsp import load_prior
 from napari_dmsp.batch import find_images
 from napari_dmsp.cli import app
+from napari_dmsp.errors import DmspError
 
 zarr = pytest.importorskip("zarr")
 scale = pytest.importorskip("napari_dmsp.scale")
+output = pytest.importorskip("napari_dmsp.cluster.output")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
 # Runs a job in children that are forked once all is imported, and kills some of them: each before
@@ -198,9 +201,53 @@ def test_a_stack_that_was_not_begun_is_made_anew(tmp_path):
     stack = np.stack([observed(i) for i in range(2)])
     lazy = scale.deblur(stack, np.ones((3, 3)), iterations=1, device="cpu", prior=unchanged)
     (tmp_path / "a.zarr" / "0").mkdir(parents=True)
-    (tmp_path / "a.zarr.progress").touch()
+    (tmp_path / "a.zarr.progress").write_text('{"array": null}\n')
     scale.write(lazy, tmp_path / "a.zarr")
     assert zarr.open(tmp_path / "a.zarr", mode="r").shape == stack.shape
+
+
+def test_a_stack_on_a_full_disk(tmp_path, monkeypatch):
+    stack = np.stack([observed(i) for i in range(4)])
+    lazy = scale.deblur(stack, np.ones((3, 3)), iterations=1, device="cpu", prior=unchanged)
+    path, write, room = tmp_path / "a.zarr", output.ZarrSink.write, [2]
+
+    def write_until_full(self, window, block, error=None):
+        room[0] -= 1
+        if room[0] < 0:
+            with (tmp_path / "a.zarr.progress").open("a") as notes:
+                notes.write('{"part": "2.0.0", "ab')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, window, block, error)
+
+    monkeypatch.setattr(output.ZarrSink, "write", write_until_full)
+    with pytest.raises(DmspError, match=r"No space left on device.* \d of 4 parts are kept"):
+        scale.write(lazy, path)
+    # Once more, with room for one more part, and then with enough: parts are made once.
+    room[0] = 1
+    with pytest.raises(DmspError, match=r"No space left on device.* \d of 4 parts are kept"):
+        scale.write(lazy, path)
+    done = [line for line in (tmp_path / "a.zarr.progress").read_text().splitlines() if line]
+    kept = {json.loads(line)["part"] for line in done if '"part"' in line and line.endswith("}")}
+    room[0] = 4 - len(kept)
+    scale.write(lazy, path)
+    assert room == [0]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(zarr.open(path, mode="r")[:], lazy.compute())
+
+
+def test_a_folder_that_vanishes(tmp_path, monkeypatch):
+    stack = np.stack([observed(i) for i in range(2)])
+    lazy = scale.deblur(stack, np.ones((3, 3)), iterations=1, device="cpu", prior=unchanged)
+    (tmp_path / "out").mkdir()
+    create = output._Output.create
+
+    def create_and_lose(self):
+        create(self)
+        shutil.rmtree(tmp_path / "out")
+
+    monkeypatch.setattr(output._Output, "create", create_and_lose)
+    with pytest.raises(DmspError, match=r"out.a\.zarr cannot be"):
+        scale.write(lazy, tmp_path / "out" / "a.zarr")
 
 
 def test_disk_full(tmp_path, monkeypatch):

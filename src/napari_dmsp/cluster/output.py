@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,15 @@ def write(
         each.check(overwrite)
     for each in outputs:
         if not each.begun:
-            each.create()
+            with _told(each.path):
+                each.create()
     if plan is None:
         whole = da.transpose(array, order)
         da.store(whole, output.target, **({} if client is None else {"scheduler": client}))
         record = about or {}
     else:
-        notes = _Notes(output.notes, plan)
+        with _told(path):
+            notes = _Notes(output.notes, plan)
         try:
             _fill(plan, outputs, notes, client, progress)
         except DmspError:
@@ -115,8 +117,18 @@ def write(
         record = (about or {}) | notes.record(() if like is None else like.warnings)
     record = json.loads(json.dumps(record), parse_constant=lambda _: None)
     for each in outputs:
-        each.finish(record)
+        with _told(each.path):
+            each.finish(record)
     return record
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which output cannot be written where the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise DmspError(f"output {path} cannot be written: {error}; mend that first.") from error
 
 
 def _result_axes(like: Stack, shape: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -166,6 +178,11 @@ def _fill(
             f"Stopped: {len(notes.parts)} of {len(plan.parts)} parts are restored and kept in "
             f"{output.path}; the same call goes on."
         ) from None
+    except OSError as error:
+        raise DmspError(
+            f"output {output.path} cannot be finished: {error}. {len(notes.parts)} of "
+            f"{len(plan.parts)} parts are kept; once that is mended, the same call goes on."
+        ) from error
     if left_out:
         missing = " ".join(map(str, left_out[:SAID]))
         unfinished = f", and {output.path} is unfinished" if notes.begun else ""
@@ -213,7 +230,13 @@ class _Output:
     @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
-        return self.path.is_dir() and self.notes.is_file() and any(_lines(self.notes))
+        return self.path.is_dir() and bool(self.noted) and self.noted[-1] is not None
+
+    @property
+    def noted(self) -> list[str | None]:
+        """The names of the array in the notes: None as long as it is not whole."""
+        lines = _lines(self.notes) if self.notes.is_file() else ()
+        return [line["array"] for line in lines if "array" in line]
 
     @property
     def target(self) -> Any:
@@ -236,14 +259,14 @@ class _Output:
             )
         if self.begun:
             # The names of dask arrays depend on all that was done, and to what.
-            if next(_lines(self.notes), None) == {"array": self.array.name}:
+            if self.noted[-1] == self.array.name:
                 return
             if not overwrite:
                 raise DmspError(
                     f"output {self.path} is unfinished, from other input or settings; repeat the "
                     "same call to finish it, or give --overwrite (overwrite=True)."
                 )
-        elif self.path.exists() and not self.notes.exists() and not overwrite:
+        elif self.path.exists() and not self.noted and not overwrite:
             raise DmspError(
                 f"output {self.path} exists; give --overwrite (overwrite=True) to replace it."
             )
@@ -252,8 +275,9 @@ class _Output:
     def remove(self) -> None:
         """Remove the array and its notes, or what is in their place."""
         if self.notes.is_file():
-            # What a kill leaves is made anew.
-            self.notes.write_bytes(b"")
+            # What a kill leaves is made anew; a full disk does not keep anything from going.
+            with suppress(OSError):
+                self._note(None)
         for old in (self.path, self.notes):
             if old.is_dir():
                 shutil.rmtree(old)
@@ -261,8 +285,8 @@ class _Output:
 
     def create(self) -> None:
         """Make an empty array, in an OME-Zarr image where axes are known."""
-        # Empty: what a kill leaves before the array is whole is made anew.
-        self.notes.touch()
+        # What a kill leaves before the array is whole is made anew.
+        self._note(None)
         array, parent, name = self.array, zarr.storage.LocalStore(self.path), None
         extra: dict[str, Any] = {}
         if self.axes:
@@ -286,7 +310,12 @@ class _Output:
             overwrite=True,
             **extra,
         )
-        self.notes.write_text(json.dumps({"array": self.array.name}) + "\n", encoding="utf-8")
+        self._note(self.array.name)
+
+    def _note(self, name: str | None) -> None:
+        """Note the name of the array, once it is whole."""
+        with self.notes.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps({"array": name}) + "\n")
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record down and remove the notes, without which the output is finished."""
@@ -346,13 +375,12 @@ class _Notes(dict[Plane, Survey]):
 
     def _write(self, line: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            # On a line of its own, though the one before may not have been written to its end.
+            file.write("\n" + json.dumps(line) + "\n")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read lines of JSON; the last one may not have been written to its end."""
+    """Read lines of JSON, but for those that were not written to their ends."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(ValueError):
             yield json.loads(line)
-        except ValueError:
-            return

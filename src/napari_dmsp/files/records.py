@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -120,7 +121,10 @@ def written_whole(path: Path) -> Iterator[Path]:
             shutil.copymode(target, partial)
         os.replace(partial, target)
     except (OSError, ValueError) as error:
-        raise DmspError(f"{path} cannot be written: {error}") from error
+        # NumPy tells of a full disk without a number.
+        full = isinstance(error, OSError) and error.errno in (None, errno.ENOSPC)
+        hint = "; make room on the disk" if full else ""
+        raise DmspError(f"{path} cannot be written: {error}{hint}") from error
     finally:
         # Left over if the user interrupts, too.
         partial.unlink(missing_ok=True)
