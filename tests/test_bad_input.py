@@ -202,6 +202,15 @@ def check_sentence(text):
 
 BEAD = 1000 * np.exp(-0.5 * np.square(np.indices((41, 41)) - 20).sum(0) / 4)
 BEAD += np.random.default_rng(0).normal(10, 1, BEAD.shape)
+
+
+@pytest.mark.parametrize("shape", [(12, 13), (2, 12, 13)])
+def test_a_psf_whose_rows_differ(shape):
+    image = filled(shape, "f4", "noise", 0)
+    with pytest.raises(DmspError, match="psf of type list is not an array"):
+        superres(image, 2, psf=[[1, 2], [3]], prior=unchanged, device="cpu")
+
+
 MICROSCOPE = {"na": 1.2, "wavelength": 0.5, "voxel_size": (0.2, 0.1, 0.1), "shape": (3, 5, 5)}
 FUNCTIONS = {
     gaussian_psf: {"sigma": 1.0},

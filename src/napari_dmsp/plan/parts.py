@@ -61,8 +61,10 @@ def try_settings(task: Settings, colour: bool, device: str | None = None) -> Non
 
 def for_channel(task: Settings, channel: int) -> Settings:
     """Take the PSF of a channel, where there is one for each."""
-    psf = getattr(task, "psf", None)
-    return task if psf is None or np.ndim(psf) < 4 else task.replace(psf=np.asarray(psf)[channel])
+    psf: Any = getattr(task, "psf", None)
+    return (
+        task if task.space < 3 or np.ndim(psf) < 4 else task.replace(psf=np.asarray(psf)[channel])
+    )
 
 
 @dataclass(frozen=True)
