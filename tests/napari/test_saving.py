@@ -149,6 +149,7 @@ def test_the_writer_is_for_ome_files_first():
     from npe2 import PluginManager
 
     manager = PluginManager.instance()
+    manager.discover()
     assert manager.get_writer("a.ome.tif", ["image"])[0].command == "napari-dmsp.write"
     assert manager.get_writer("a.tif", ["image"], "napari-dmsp")[0].command == "napari-dmsp.write"
     # Files of others are opened as they were before this plugin came.
