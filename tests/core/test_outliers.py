@@ -105,7 +105,10 @@ def test_black_ground_and_clipped_light_are_not_dead():
     light[0, 30:60, 40:70] = 2
     blurred = gaussian_filter(light, (0, 1.5, 1.5))
     noisy = blurred + np.random.default_rng(0).normal(0, 0.02, blurred.shape)
-    for image in (blurred.clip(0, 1), noisy.clip(0, 1), np.rint(50 * noisy.clip(0, 1)) / 50):
+    halves = np.zeros((1, 96, 96))
+    halves[..., 40:] = 1
+    rounded = np.rint(50 * noisy.clip(0, 1)) / 50
+    for image in (blurred.clip(0, 1), noisy.clip(0, 1), rounded, halves, np.zeros((1, 40, 40))):
         assert not find_outliers(image, PSF).any()
 
 

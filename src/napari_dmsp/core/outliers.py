@@ -88,6 +88,8 @@ def find_outliers(values: Plane, psf: NDArray[np.float32], least: float = FLOOR)
     if sharpness > MOST_SHARPNESS:
         return np.zeros(values.shape, bool)
     dead = np.array([_dead_regions(plane) for plane in values])
+    # Of two regions that are constant, neither is dead.
+    dead &= bool(np.ptp(values[~dead])) if not dead.all() else False
     good = torch.from_numpy(~dead)[None] if dead.any() else None
     sigma = max(wavelet_sigma(torch.from_numpy(values)[None], good), least, FLOOR)
     # Few photons make single pixels bright.
