@@ -48,7 +48,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from protocol import print_table
 from scipy.fft import irfftn, next_fast_len, rfftn
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 from skimage.restoration import richardson_lucy
 from tifffile import imread
 
@@ -242,6 +242,11 @@ def peers() -> Iterator[Method]:
     """Those that can be imported, each with a range of settings around its best."""
     counts = (5, 10, 20, 40, 80)
     yield Method("observed", lambda y, k, _: y)
+    yield Method(
+        "Gaussian blur",
+        lambda y, k, width: gaussian_filter(y, (width * VOXEL[1] / VOXEL[0], width, width)),
+        (0.7, 1.0, 1.5, 2.0, 3.0),
+    )
     yield Method(
         "scikit-image RL",
         lambda y, k, n: richardson_lucy(positive(y) / y.max(), k, n, clip=False) * y.max(),

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, shift
 from scipy.signal import convolve2d
 
 from napari_dmsp import deblur
-from napari_dmsp.core import load_prior, prepare_deblur
+from napari_dmsp.core import load_prior, prepare_deblur, tasks
 from napari_dmsp.core.blind import (
     PROBE_EVALUATIONS,
     BlindState,
@@ -23,7 +23,14 @@ from napari_dmsp.core.blind import (
     probe_sharpness,
     search_blind,
 )
-from napari_dmsp.core.psf import centre_psf, crop_psf, motion_psf, normalise_psf, resize_psf
+from napari_dmsp.core.psf import (
+    centre_psf,
+    crop_psf,
+    gaussian_psf,
+    motion_psf,
+    normalise_psf,
+    resize_psf,
+)
 from napari_dmsp.core.simulate import simulate_blur
 from napari_dmsp.errors import DmspError
 
@@ -244,6 +251,26 @@ def test_a_sharp_photograph_comes_back_as_it_is():
     assert result.evaluations == PROBE_EVALUATIONS
     assert "psf_size" in result.warnings[0]
     assert_allclose(result.error, result.noise_sigma, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_an_image_that_rings_comes_back_as_it_is(wrong, monkeypatch):
+    psf = gaussian_psf(1.5)
+    observed, _ = simulate_blur(squares(108), psf, 1 / 255)
+    kernel = torch.from_numpy(motion_psf(9, 0) if wrong else psf)
+    y = torch.from_numpy(observed)[None, None]
+    found = BlindState(y, 1, 1, 0.01, 0.01, psf=kernel)
+    monkeypatch.setattr(tasks, "search_blind", lambda *_, **__: iter([found]))
+    monkeypatch.setattr(tasks, "is_one_pixel", lambda _: False)
+    result = deblur(observed)
+    assert np.array_equal(result.psf, np.ones((1, 1))) == wrong
+    assert any("not one kernel" in text for text in result.warnings) == wrong
+    assert np.allclose(result.image, observed, atol=1e-6) == wrong
+    # As it is of a photograph whose highlights are clipped.
+    clipped = deblur(observed.clip(None, np.quantile(observed, 0.99)))
+    assert np.array_equal(clipped.psf, np.ones((1, 1))) == wrong
+    # Who says how large it is gets what was found.
+    assert not np.allclose(deblur(observed, psf_size=9).image, observed, atol=1e-3)
 
 
 def test_the_search_keeps_colours():

@@ -81,6 +81,8 @@ SHOWN = 0.7
 # A sharp image keeps a kernel of one pixel, in a frame of this side, through so many updates: this
 # part of it stays in the middle 3 x 3 pixels. Motion of 4 pixels leaves 0.85.
 PROBE_SIDE, PROBE_EDGES, STAYS = 9, (0.05, 0.05), 0.98
+# Restorations that go beyond the range of the blurred image by more, root mean square, are wrong.
+MOST_BEYOND = 0.014
 PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
 # Part of a reduced pixel that was observed, above which it is no gap.
 WHOLE = 0.999
@@ -243,6 +245,19 @@ def is_one_pixel(psf: NDArray[np.floating[Any]]) -> bool:
     """Whether a kernel that `probe_sharpness` found is no blur."""
     middle = tuple(slice((n - 3) // 2, (n + 3) // 2) for n in psf.shape)
     return bool(psf[middle].sum() >= STAYS * psf.sum())
+
+
+def leaves_range(x: Tensor, y: Tensor, above: bool) -> bool:
+    """Whether a restoration goes so far beyond the range of the blurred image that it is wrong.
+
+    A wrong kernel makes an image ring. Blur takes from the range, but not much from that of a
+    photograph; ``above`` is False where its highlights were clipped, and may be restored. Images
+    are (B, C, H, W).
+    """
+    low, high = y.aminmax()
+    beyond = (low - x).clamp(min=0).square()
+    beyond = beyond + (x - high).clamp(min=0).square() if above else 2 * beyond
+    return float(beyond.mean().sqrt()) > MOST_BEYOND * float(high - low)
 
 
 def descend_blind(

@@ -20,6 +20,7 @@ from .blind import (
     count_evaluations,
     descend_blind,
     is_one_pixel,
+    leaves_range,
     probe_sharpness,
     search_blind,
 )
@@ -76,6 +77,16 @@ KERNEL_NOISE = 2 / 255
 MORE_COMPRESSION = 1.5
 # Volumes have so many samples that a small growth of their noise with light is seen, and matters.
 VOLUME_RATIO = 1.2
+# Why an image is returned as it is.
+SHARP_IMAGE = (
+    "No blur wider than about 3 pixels was found: the image is returned as it is. If it is "
+    "blurred, give psf_size, and its PSF is looked for."
+)
+NOT_ONE = (
+    "The blur is probably not one kernel: with the best that was found, the image left its range, "
+    "so it is returned as it is. Give a part that is blurred evenly, the psf, or a psf_size near "
+    "the blur."
+)
 # Values that are this near to integers were some, before they were scaled.
 ROUNDED = 0.02
 
@@ -462,22 +473,28 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
             if clipped is not None:
                 problem = replace(problem, data=problem.data.saturated(clipped))
             for step in problem.states(given, generator):
-                yield replace(step, evaluation=begin + step.evaluation, total=total)
+                step = replace(step, evaluation=begin + step.evaluation, total=total)
+                judged = psf_size is None and not given.fluorescence and step.evaluation == total
+                if judged and leaves_range(step.image, given.observed, clipped is None):
+                    step = _as_it_is(given, step, NOT_ONE)
+                yield step
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
     return Job(total, settings, Reference(given.units, given.fluorescence), given, steps)
 
 
-def _unblurred(given: Input, state: BlindState) -> BlindState:
-    """Return the image as it is, and say so: its error is its noise."""
-    given.warnings.append(
-        "No blur wider than about 3 pixels was found: the image is returned as it is. If it is "
-        "blurred, give psf_size, and its PSF is looked for."
-    )
+def _unblurred(given: Input, state: State) -> State:
+    """Return the image as it is, since it is not blurred."""
+    return replace(_as_it_is(given, state, SHARP_IMAGE), total=state.evaluation)
+
+
+def _as_it_is(given: Input, state: State, why: str) -> State:
+    """Return the image as it is, and say why: its error is its noise."""
+    given.warnings.append(why)
     noise = wavelet_sigma(given.observed, given.kept)
     error = torch.full_like(given.observed, noise) if given.options.uncertainty else None
-    psf = state.psf.new_ones(1, 1)
-    return replace(state, psf=psf, total=state.evaluation, noise_sigma=noise, error=error)
+    psf = given.observed.new_ones(1, 1)
+    return replace(state, image=given.observed, psf=psf, noise_sigma=noise, error=error)
 
 
 def _luminance(observed: Tensor) -> Tensor:
