@@ -44,6 +44,8 @@ def try_settings(task: Settings, colour: bool, device: str | None = None) -> Non
 
     In ``colour``, priors of either kind fit.
     """
+    # Noise may be anything in the units of an image that is not known yet.
+    task = task.replace(noise=None)
     psf, psf_size = getattr(task, "psf", None), getattr(task, "psf_size", None)
     volume = task.space == 3
     # Of volumes, a PSF may be as large as it likes.
