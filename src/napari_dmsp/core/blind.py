@@ -81,9 +81,9 @@ SHOWN = 0.7
 # A sharp image keeps a kernel of one pixel, in a frame of this side, through so many updates: this
 # part of it stays in the middle 3 x 3 pixels. Motion of 4 pixels leaves 0.85.
 PROBE_SIDE, PROBE_EDGES, STAYS = 9, (0.05, 0.05), 0.98
+PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
 # Restorations that go beyond the range of the blurred image by more, root mean square, are wrong.
 MOST_BEYOND = 0.025
-PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
 # Part of a reduced pixel that was observed, above which it is no gap.
 WHOLE = 0.999
 # Widths of the smoothing and of the assumed noise when candidates are compared.

@@ -30,11 +30,11 @@ SHARP_GAIN = 0.05
 # components holds noise and not image, and the rank of the patch that stands for one without
 # texture.
 PATCHES = (8, 6, 4)
-# Share of pixels that may be gaps without a notice of patches.
-FEW_GAPS = 0.02
 MOST_PATCHES = 65_536
 WEAKEST = 0.25
 QUIETEST = 0.04
+# Share of pixels that may be gaps without a notice of patches.
+FEW_GAPS = 0.02
 # Detail of photographs that the patches take for noise, on the scale of the prior.
 PATCH_BIAS = 2 / 255
 
@@ -52,9 +52,9 @@ MORE_COARSE, COARSE_WINDOW, FEWEST_DETAILS, EVEN = 1.6, 6, (0.02, 0.05, 0.2), 1.
 # least pixels in one, and the width of the blur that leaves the light of a pixel, in pixels.
 SHOT_RATIO = 3.0
 SHOT_BINS, SHOT_PIXELS = 64, 32
-# Fewer photons in a pixel are so many numbers that their median tells little.
-FEW_PHOTONS = 8
 SHOT_SMOOTHING = 1.5
+# Of fewer photons in a pixel, which are 0, 1 or 2, medians tell little.
+FEW_PHOTONS = 8
 # The same in sharp images: bins of the patches, the least patches in one, the greatest noise level
 # that may be detail, and which part of the bins must be how near to the line.
 LINE_BINS, LINE_PATCHES = 16, 64
@@ -383,7 +383,7 @@ def _fit_line(
     squares = np.array([np.square(detail[pixels]).mean() for pixels in bins])
     if not squares.any():
         return None
-    # Medians leave out edges, but do not know what a few photons make, which are 0, 1 or 2.
+    # Medians leave out edges, but do not know what a few photons make.
     few = means < FEW_PHOTONS * _line_through(means, squares)[0]
     slope, offset, _ = _line_through(means, np.where(few, squares, medians))
     # What has no light is not without noise, see `ShotLine.of`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,8 +42,7 @@ NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 THIRD = 5
 
 # Sharp images: the sharpness of the smallest spot that a lens makes, how far outliers stand out
-# from what is around them, by how much neighbours may, and the
-# least height in units of the range.
+# from what is around them, by how much neighbours may, and the least height in units of the range.
 SPOT, SHARP_SPREADS, SHARP_REST, SHARP_HEIGHT = 0.92, 8.0, 2.0, 1.05
 # Mosaics: the same, the least height in units of the range, and how many pixels near each other are
 # a highlight that is clipped; the same for dead pixels, and what is black.
@@ -88,8 +87,9 @@ def find_outliers(values: Plane, psf: NDArray[np.float32], least: float = FLOOR)
     if sharpness > MOST_SHARPNESS:
         return np.zeros(values.shape, bool)
     dead = np.array([_dead_regions(plane) for plane in values])
-    # Of two regions that are constant, neither is dead.
-    dead &= bool(np.ptp(values[~dead])) if not dead.all() else False
+    if dead.all() or not np.ptp(values[~dead]):
+        # Of two regions that are constant, neither is dead.
+        dead[:] = False
     good = torch.from_numpy(~dead)[None] if dead.any() else None
     sigma = max(wavelet_sigma(torch.from_numpy(values)[None], good), least, FLOOR)
     # Few photons make single pixels bright.
@@ -110,7 +110,7 @@ def find_hot_pixels(values: Plane, period: tuple[int, int] = (1, 1), least: floa
     period : (int, int)
         That of a mosaic.
     least : float
-        Least noise level.
+        Least noise level of a sharp image.
 
     Returns
     -------
@@ -122,17 +122,17 @@ def find_hot_pixels(values: Plane, period: tuple[int, int] = (1, 1), least: floa
         return np.zeros(values.shape, bool)
     if period != (1, 1):
         return _find_in_mosaic(values, period)
-    found = _find_in_sharp(values, least, 1.0)
-    # Where there are many, there are others, which could be detail elsewhere.
-    return _find_in_sharp(values, least, FARTHER) if found.mean() > MANY else found
-
-
-def _find_in_sharp(values: Plane, least: float, readiness: float) -> Gaps:
-    """Find outliers of a sharp image, so many times as readily as elsewhere."""
     sigma = max(wavelet_sigma(torch.from_numpy(values)[None]), least, FLOOR)
     low, high = np.percentile(median_filter(values, (1, 3, 3), mode="nearest"), (0.1, 99.9))
-    slope, height = _photon_slope(values, sigma), SHARP_HEIGHT * (high - low) / readiness
-    return _find(values, Peaks(SPOT, SHARP_SPREADS, SHARP_REST, height, slope), sigma)
+    height, slope = SHARP_HEIGHT * (high - low), _photon_slope(values, sigma)
+    peaks = Peaks(SPOT, SHARP_SPREADS, SHARP_REST, height, slope)
+    found = _find(values, peaks, sigma)
+    # Where there are many, there are others, which could be detail elsewhere.
+    return (
+        _find(values, replace(peaks, least=height / FARTHER), sigma)
+        if found.mean() > MANY
+        else found
+    )
 
 
 def _find_in_mosaic(values: Plane, period: tuple[int, int]) -> Gaps:
@@ -160,7 +160,7 @@ class Peaks:
     ----------
     sharpness : float
         Part of the height of a point's image by which it is above its third brightest neighbour.
-    spreads, least_height : float
+    spreads, least : float
         Least height above the neighbours: in units of how much the ground varies, and on the scale
         of the image.
     rest : float

@@ -128,16 +128,13 @@ def prepare_deblur(
     kernel = check_psf(psf, given.shape, given.warnings)
     if task.space == 3:
         return _prepare_volume(given, kernel)
-    doubt = max(_compression(given), _correlation(given))
+    doubt = _doubt(given)
     if not given.literal:
         find = partial(find_outliers, psf=kernel, least=doubt)
         given = _without_outliers(given, image, find, "blur allows")
         given = _without_stripes(given, kernel)
     with explain_failures(given.observed.device, given.shape):
-        problem = replace(_blur_problem(given, kernel), doubt=doubt)
-        clipped = _saturated(given, image)
-        if clipped is not None:
-            problem = replace(problem, data=problem.data.saturated(clipped))
+        problem = _blur_problem(given, kernel, doubt, _saturated(given, image))
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
@@ -262,6 +259,11 @@ def _saturated(given: Input, image: ArrayLike) -> Tensor | None:
     return torch.from_numpy(planes.copy()).to(given.observed).reshape(given.observed.shape)
 
 
+def _doubt(given: Input) -> float:
+    """Return the least noise level of a blurred image, by what is not white."""
+    return max(_compression(given), _correlation(given))
+
+
 def _compression(given: Input) -> float:
     """Return the error that compression made, on the scale of the prior, and warn of it."""
     if given.noise is not None or given.literal:
@@ -363,9 +365,13 @@ def _encoding(given: Input, filters: Tensor) -> Encoding:
 
 
 def _blur_problem(
-    given: Input, kernel: NDArray[np.float32], schedule: Schedule | None = None
+    given: Input,
+    kernel: NDArray[np.float32],
+    doubt: float,
+    clipped: Tensor | None,
+    schedule: Schedule | None = None,
 ) -> Problem:
-    """State the problem of a blur."""
+    """State the problem of a blur, with the least noise level and what is saturated."""
     psf = torch.from_numpy(kernel).to(given.observed)
     operator = Convolution(psf, given.shape)
     # Blur along a line leaves detail in the finest differences of photographs.
@@ -374,7 +380,8 @@ def _blur_problem(
         schedule, estimate = FLUORESCENCE, shot_line
     line = _line(given, estimate)
     problem = Problem.of(given, operator, schedule, line)
-    return replace(problem, psf=psf)
+    data = problem.data if clipped is None else problem.data.saturated(clipped)
+    return replace(problem, data=data, psf=psf, doubt=doubt)
 
 
 def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
@@ -441,7 +448,7 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
         kept = 1 - clipped if kept is None else kept * (1 - clipped)
     if kept is not None:
         kept = kept.amin((0, 1), keepdim=True)
-    doubt, model = max(_compression(given), _correlation(given)), given.model
+    doubt, model = _doubt(given), given.model
     if model.channels == 3:
         model = load_prior("gray").to(grey.device).tiled(given.tile)
 
@@ -468,10 +475,9 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
             yield shown(state, probe)
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
-            problem = _blur_problem(given, kernel, BLURRED)
-            problem = replace(problem, doubt=max(KERNEL_NOISE, doubt), searched=True)
-            if clipped is not None:
-                problem = replace(problem, data=problem.data.saturated(clipped))
+            doubts = max(KERNEL_NOISE, doubt)
+            problem = _blur_problem(given, kernel, doubts, clipped, BLURRED)
+            problem = replace(problem, searched=True)
             for step in problem.states(given, generator):
                 step = replace(step, evaluation=begin + step.evaluation, total=total)
                 judged = psf_size is None and not given.fluorescence and step.evaluation == total
