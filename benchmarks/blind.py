@@ -10,7 +10,6 @@ that all of them leave. Sharp photographs must come back as they are.
 
 from __future__ import annotations
 
-import csv as csv_files
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from protocol import Array, print_table, psnr, spread
+from report import write_rows
 from scipy.ndimage import shift
 from skimage import io
 
@@ -137,11 +137,7 @@ def main(
     below = sum(r["unknown"] < r["input"] - 0.005 for r in shaken)
     print(f"{len(shaken)} shaken: {near} within 4 dB of the known kernel, {below} below the input")
     print(f"{len(sharp)} sharp: {sum(r['frame'] == 1 for r in sharp)} returned as they are")
-    if csv is not None:
-        with open(csv, "w", newline="", encoding="utf-8") as stream:
-            writer = csv_files.DictWriter(stream, list(shaken[0]))
-            writer.writeheader()
-            writer.writerows([*shaken, *sharp])
+    write_rows([*shaken, *sharp], csv)
 
 
 if __name__ == "__main__":

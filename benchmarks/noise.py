@@ -10,7 +10,6 @@ square of what was added given as the noise level, and with damaged and clipped 
 
 from __future__ import annotations
 
-import csv as csv_files
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from protocol import (
     psnr,
     spread,
 )
+from report import write_rows
 from scipy.ndimage import gaussian_filter
 
 from napari_dmsp import deblur, demosaic, superres
@@ -271,11 +271,7 @@ def main(
     below = sum(r["unknown"] < r["input"] for r in every)
     lost = sum(r["told"] - r["unknown"] > 1.5 for r in every)
     print(f"\n{len(every)} runs: {below} below the input, {lost} more than 1.5 dB below being told")
-    if csv is not None:
-        with open(csv, "w", newline="", encoding="utf-8") as stream:
-            writer = csv_files.DictWriter(stream, list(every[0]))
-            writer.writeheader()
-            writer.writerows(every)
+    write_rows(every, csv)
 
 
 if __name__ == "__main__":

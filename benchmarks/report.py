@@ -47,6 +47,16 @@ def report(
         return _report(rows, write, printers)
 
 
+def write_rows(rows: list[Row], file: Path | None) -> None:
+    """Write rows of any fields, those of the first one."""
+    if file is None:
+        return
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _report(
     rows: Iterable[Row], write: Callable[[Row], None], printers: dict[str, Printer]
 ) -> list[Row]:

@@ -383,7 +383,9 @@ def _show_within(bar: Any, name: str, plan: Plan, event: Event) -> None:
     """Show the evaluations of an image of a batch behind the bar."""
     if isinstance(event, Step):
         label = f"{name} {_say_part(plan, event)}".rstrip()
-        bar.set_postfix_str(f"{label} {event.state.evaluation}/{event.job.total}", refresh=False)
+        state = event.state
+        text = f"{label} {state.stage} {state.evaluation}/{event.job.total}"
+        bar.set_postfix_str(text, refresh=False)
         bar.update(0)
 
 

@@ -311,3 +311,15 @@ def test_published_descent_lowers_the_residual():
 def test_what_does_not_fit_is_refused(shape, size):
     with pytest.raises(DmspError):
         next(search_blind(torch.rand(shape), size, smooth))
+
+
+def test_every_step_says_its_stage():
+    image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    stages = []
+    deblur(image, psf_size=3, uncertainty=True, callback=lambda state: stages.append(state.stage))
+    order = list(dict.fromkeys(stages))
+    levels = [stage for stage in order if stage.startswith("finding the PSF")]
+    assert levels == [
+        f"finding the PSF, level {n + 1} of {len(levels)}" for n in range(len(levels))
+    ]
+    assert order == [*levels, "restoring", "estimating the error"]

@@ -94,7 +94,7 @@ def test_the_result_is_removed_while_the_psf_is_sought(qtbot, viewer, fake_prior
     fake_prior.hold(after=1)
     panel.run()
     qtbot.waitUntil(lambda: "step deblurred" in viewer.layers, timeout=60_000)
-    assert panel._report.value == "Finding the PSF …"
+    assert panel._report.value == "Looking whether it is blurred …"
     del viewer.layers["step deblurred"]
     fake_prior.release()
     finish(qtbot, panel)

@@ -671,9 +671,9 @@ class RunPanel(Panel):
         )
         self._bar.value = round(BAR * part)
         if not self._runner.ending:
-            which = f" plane {progress.plane + 1} of {planes}" if planes > 1 else ""
-            doing = "Finding the PSF" if progress.seeks_psf else "Restoring"
-            self._report.value = f"{doing}{' of' if progress.seeks_psf and which else ''}{which} …"
+            which = f"Plane {progress.plane + 1} of {planes}: " if planes > 1 else ""
+            text = which + progress.stage
+            self._report.value = f"{text[0].upper()}{text[1:]} …"
 
     def _show_done(self, done: Done) -> None:
         assert self._call is not None

@@ -45,7 +45,7 @@ class Progress:
     # In the image's units.
     residual: float
     # Whether the point spread function is still being found.
-    seeks_psf: bool
+    stage: str
     # The plane so far, as it is to be shown; a few times a second only.
     estimate: NDArray[Any] | None
 
@@ -257,9 +257,6 @@ def _work(call: Call, interval: float, request: Request) -> Messages:
 
 def _run(call: Call, interval: float, request: Request) -> Messages:
     """Run a plan, and say what the viewer is to show of its events."""
-    # Here, in the other thread, for it takes torch.
-    from ..core.blind import BlindState
-
     begin, shown, total, left_out = time.perf_counter(), -interval, 0, []
     request.drawn.set()
     for event in run(call.ready(), token=request):
@@ -279,7 +276,7 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
                 event.state.total,
                 now,
                 event.state.residual,
-                isinstance(event.state, BlindState),
+                event.state.stage,
                 _shown(call, event.estimate(), event.job.settings) if show else None,
             )
             if first:

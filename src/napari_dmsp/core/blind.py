@@ -107,6 +107,10 @@ class _Candidate:
     energy: float = math.inf
 
 
+def _scale(distance: int) -> float:
+    return FACTOR**-distance
+
+
 @dataclass(frozen=True)
 class _Stage:
     """What is done on one level, which is so many levels from the finest."""
@@ -126,7 +130,7 @@ class _Stage:
     @property
     def scale(self) -> float:
         """Pixels of the level for one of the image."""
-        return FACTOR**-self.distance
+        return _scale(self.distance)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ class _Level:
     """The observation on one level: a window of the image, reduced."""
 
     y: Tensor
-    scale: float
+    # How many levels it is from the finest.
+    distance: int
     # Greatest side of a kernel's frame, and whether frames grow.
     side: int
     follows: bool
@@ -143,6 +148,11 @@ class _Level:
     # 0 in gaps, else 1.
     weights: Tensor | None = None
     window: tuple[Any, ...] = (...,)
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the level for one of the image."""
+        return _scale(self.distance)
 
     def data(self, kernel: NDArray[np.float64]) -> Gaussian:
         """Return the data term of a kernel."""
@@ -201,7 +211,8 @@ def search_blind(
     _check_shape(y)
     size = _checked_size(psf_size, y.shape[-2:])
     total = count_evaluations(y.shape[-2:], psf_size)
-    steps = _search(y, kept, _stages(size, psf_size is None), denoiser, generator)
+    stages = _stages(size, psf_size is None)
+    steps = _search(y, kept, stages, denoiser, generator)
     for evaluation, (x, level, noise, kernel) in enumerate(steps, 1):
         data = level.data(kernel)
         residual, sharp = data.residual(data.error(x)), data.operator.crop(x)
@@ -214,7 +225,8 @@ def search_blind(
         # Interpolation leaves traces all over the frame.
         found = normalise_psf(resize_psf(kernel, 1 / level.scale, frame), TRACES)
         psf = torch.from_numpy(found).to(y)
-        yield BlindState(image, evaluation, total, noise, residual, psf=psf)
+        stage = f"finding the PSF, level {len(stages) - level.distance} of {len(stages)}"
+        yield BlindState(image, evaluation, total, noise, residual, psf=psf, stage=stage)
 
 
 def probe_sharpness(
@@ -238,7 +250,8 @@ def probe_sharpness(
     for evaluation, (x, _, noise, found) in enumerate(steps, 1):
         data = level.data(found)
         residual, psf = data.residual(data.error(x)), torch.from_numpy(found).to(y)
-        yield BlindState(y, evaluation, PROBE_EVALUATIONS, noise, residual, psf=psf)
+        state = BlindState(y, evaluation, PROBE_EVALUATIONS, noise, residual, psf=psf)
+        yield replace(state, stage="looking whether it is blurred")
 
 
 def is_one_pixel(psf: NDArray[np.floating[Any]]) -> bool:
@@ -309,7 +322,8 @@ def descend_blind(
         k = (k + k_velocity).clamp(min=0)
         k = k / k.sum()
         image = Convolution(k, shape).crop(x)
-        yield BlindState(image, evaluation, iterations, data.sigma, residual, psf=k)
+        state = BlindState(image, evaluation, iterations, data.sigma, residual, psf=k)
+        yield replace(state, stage="finding the PSF")
 
 
 def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
@@ -473,7 +487,7 @@ def _level(y: Tensor, kept: Tensor | None, stage: _Stage, window: float) -> _Lev
         small = tuple(round(n * stage.scale) for n in part.shape[-2:])
         part = resize(part, small)
         weights = None if weights is None else (resize(weights, small) > WHOLE).to(part)
-    return _Level(part, stage.scale, stage.side, stage.follows, noise, weights, place)
+    return _Level(part, stage.distance, stage.side, stage.follows, noise, weights, place)
 
 
 def _refine(

@@ -128,7 +128,7 @@ class Problem:
         # What is shown stays the estimate.
         for replicate in again._solve(given, schedule, data, generator):
             evaluation = schedule.iterations + replicate.evaluation
-            yield replace(state, evaluation=evaluation, total=total)
+            yield replace(state, evaluation=evaluation, total=total, stage="estimating the error")
         difference = shift_back(replicate.image - shift(state.image))
         error = torch.hypot(
             schedule.error_factor * deviation(difference),

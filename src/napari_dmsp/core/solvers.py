@@ -134,6 +134,8 @@ class State:
         The unknown image of the operator, of which ``image`` is the frame.
     error : Tensor, optional
         One standard deviation of the error of ``image``; None until it is known.
+    stage : str
+        What the step belongs to, in words that can follow "is".
     """
 
     image: Tensor
@@ -144,6 +146,7 @@ class State:
     psf: Tensor | None = None
     whole: Tensor | None = field(default=None, repr=False)
     error: Tensor | None = field(default=None, repr=False)
+    stage: str = "restoring"
     to_array: Callable[[Tensor], NDArray[np.float32]] = field(default=_plain, repr=False)
 
     def array(self) -> NDArray[np.float32]:
