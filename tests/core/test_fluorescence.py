@@ -7,6 +7,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
 from napari_dmsp import Photons, deblur
@@ -44,6 +45,18 @@ def test_weights_follow_the_photons(nuclei):
     ratio = weights[0, 0].numpy() / expected
     # They need only be right up to a common factor.
     assert np.std(ratio) < 0.15 * np.mean(ratio)
+
+
+def test_noise_of_a_known_light_is_found_below_detail():
+    random = np.random.default_rng(0)
+    light = np.where(random.random((256, 256)) < 0.02, 200.0, 0.0)
+    light = gaussian_filter(light, 0.6)
+    y = torch.from_numpy(random.poisson(light) + random.normal(0, 2, light.shape))[None, None]
+    line = shot_line(y, light=torch.from_numpy(light)[None, None])
+    assert line.slope == pytest.approx(1, rel=0.1)
+    assert line.offset == pytest.approx(4, rel=0.2)
+    blind = shot_line(y)
+    assert blind is None or abs(blind.slope - 1) > 0.3
 
 
 def test_even_noise_has_no_weights(nuclei):

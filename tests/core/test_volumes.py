@@ -175,8 +175,9 @@ def test_light_from_afar_is_known(wide_psf, monkeypatch):
     assert far_light(Convolution(psf, shape), psf, y, None, None) is None
     monkeypatch.setattr("napari_dmsp.windows.LARGE", 0)
     assert isinstance(choose_operator(psf, shape), WideConvolution)
-    result = deblur(observed, wide_psf, device="cpu").image
-    assert psnr(result, truth) > psnr(observed, truth) + 1.5
+    restored = deblur(observed, wide_psf, device="cpu")
+    assert any("coarse grid" in text for text in restored.warnings)
+    assert psnr(restored.image, truth) > psnr(observed, truth) + 1.5
 
 
 def test_noise_is_found_in_the_stack(case, psf, restored):
@@ -235,6 +236,16 @@ def test_bad_voxels_are_found(case, psf):
         deblur(observed, psf)
     result = deblur(observed, psf, mask="auto", iterations=2, device="cpu")
     assert np.isfinite(result.image).all()
+
+
+def test_hot_pixels_are_masked(case, psf, restored):
+    observed = case[0].copy()
+    hot = np.random.default_rng(0).choice(observed.size, 20, replace=False)
+    observed.flat[hot] += 1.5 * observed.max()
+    result = deblur(observed, psf, device="cpu")
+    assert result.settings["masked"] == 20
+    assert any("20 pixels were masked" in text for text in result.warnings)
+    assert psnr(result.image, case[1]) > psnr(restored.image, case[1]) - 0.2
 
 
 def test_same_seed_same_result(case, psf):

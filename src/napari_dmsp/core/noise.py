@@ -341,13 +341,17 @@ def smooth(y: Tensor) -> Tensor:
 
 
 def shot_line(
-    y: Tensor, weights: Tensor | None = None, ratio: float = SHOT_RATIO
+    y: Tensor,
+    weights: Tensor | None = None,
+    ratio: float = SHOT_RATIO,
+    light: Tensor | None = None,
 ) -> ShotLine | None:
     """Fit the straight line of the intensity that the variance of photons is.
 
     The finest diagonal differences of a blurred image hold noise only: their median size in bins of
     pixels with like surroundings gives the variance. Images are (B, C, H, W), weights 0 in gaps.
-    None if the variance differs by less than the ratio.
+    Where the ``light`` is known, of the same shape, details are those of what it leaves, and pixels
+    with like light are compared. None if the variance differs by less than the ratio.
 
     References
     ----------
@@ -359,9 +363,14 @@ def shot_line(
         return None
     height, width = (size // 2 * 2 for size in planes.shape[1:])
     corners = [(slice(i, height, 2), slice(j, width, 2)) for i in (0, 1) for j in (0, 1)]
+    blur = (0, 1, 1)
+    mean = sum(planes[:, rows, columns] for rows, columns in corners) / 4
+    if light is not None:
+        known, _ = _planes(light, None)
+        mean = sum(known[:, rows, columns] for rows, columns in corners) / 4
+        planes, blur = planes - known, (0, 0, 0)
     a, b, c, d = (planes[:, rows, columns] for rows, columns in corners)
-    detail, mean = np.abs(a - b - c + d) / 2, (a + b + c + d) / 4
-    around = partial(gaussian_filter, sigma=(0, 1, 1))
+    detail, around = np.abs(a - b - c + d) / 2, partial(gaussian_filter, sigma=blur)
     if gaps is None:
         mean = around(mean)
     else:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import DmspError
 from ..settings import Deblur, Demosaic, Settings, Superres
+from ..windows import CORE
 from .blind import (
     PROBE_EVALUATIONS,
     BlindState,
@@ -53,7 +54,7 @@ from .noise import (
 from .operators import Convolution, Mosaic, Resize
 from .outliers import find_hot_pixels, find_outliers
 from .prior import load_prior
-from .psf import crop_psf
+from .psf import crop_psf, focal_plane
 from .raw import guess_linear, level_mosaic, read_mosaic
 from .solvers import (
     BLURRED,
@@ -86,6 +87,11 @@ NOT_ONE = (
     "The blur is probably not one kernel: with the best that was found, the image left its range, "
     "so it is returned as it is. Give a part that is blurred evenly, the psf, or a psf_size near "
     "the blur."
+)
+# What large volumes are restored with.
+NEAR_ONLY = (
+    f"The stack and its PSF are large: light from more than {CORE[0]} planes or {CORE[1]} pixels "
+    "beyond the stack was estimated on a coarse grid only, which costs some accuracy at its ends."
 )
 # Values that are this near to integers were some, before they were scaled.
 ROUNDED = 0.02
@@ -127,7 +133,7 @@ def prepare_deblur(
         return _prepare_blind(given, image, task.psf_size)
     kernel = check_psf(psf, given.shape, given.warnings)
     if task.space == 3:
-        return _prepare_volume(given, kernel)
+        return _prepare_volume(given, image, kernel)
     doubt = _doubt(given)
     if not given.literal:
         find = partial(find_outliers, psf=kernel, least=doubt)
@@ -384,18 +390,23 @@ def _blur_problem(
     return replace(problem, data=data, psf=psf, doubt=doubt)
 
 
-def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
+def _prepare_volume(given: Input, image: ArrayLike, kernel: NDArray[np.float32]) -> Job:
     """Prepare the restoration of a volume, on a scale that a first estimate of it gives."""
     if given.literal:
         raise DmspError("method='sgd' is for planes; use 'annealed' to restore a volume.")
+    find = partial(_find_in_planes, psf=focal_plane(kernel))
+    given = _without_outliers(given, image, find, "blur allows")
     with explain_failures(given.observed.device, given.shape):
         psf = torch.from_numpy(kernel).to(given.observed)
         operator = choose_operator(psf, given.shape)
         line = _line(given, partial(shot_line, ratio=VOLUME_RATIO))
         beyond = far_light(operator, psf, given.observed, given.kept, line)
         if beyond is not None:
+            given.warnings.append(NEAR_ONLY)
             given = replace(given, observed=given.observed - beyond)
         start = first_estimate(operator, given.observed, given.kept, line, beyond)
+        if given.noise is None and given.reference is None:
+            line = _volume_line(given, operator.forward(start), beyond)
         if given.reference is None:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
@@ -413,6 +424,20 @@ def _prepare_volume(given: Input, kernel: NDArray[np.float32]) -> Job:
             least=given.least,
         )
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
+
+
+def _find_in_planes(volumes: NDArray[np.float64], psf: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Find hot and dead pixels of (1, Z, Y, X): none is sharper than what is in focus."""
+    return find_outliers(volumes[0], psf)[None]
+
+
+def _volume_line(given: Input, light: Tensor, beyond: Tensor | None) -> ShotLine | None:
+    """Return how the noise grows with light, by what an estimate of the light leaves.
+
+    Of a sparse scene that is hardly blurred, the finest differences hold more than noise.
+    """
+    far = torch.zeros_like(light) if beyond is None else beyond
+    return shot_line(given.observed + far, given.kept, VOLUME_RATIO, light + far)
 
 
 def _volume_noise(data: Gaussian) -> tuple[float, float]:

@@ -33,8 +33,8 @@ VOLUME = Schedule(
     steps=(5,),
     most_steps=5,
     resumed=True,
-    error_factor=1.55,
-    error_floor=0.3,
+    error_factor=1.8,
+    error_floor=0.65,
 )
 
 
