@@ -405,7 +405,7 @@ def _prepare_volume(given: Input, image: ArrayLike, kernel: NDArray[np.float32])
             given.warnings.append(NEAR_ONLY)
             given = replace(given, observed=given.observed - beyond)
         start = first_estimate(operator, given.observed, given.kept, line, beyond)
-        if given.noise is None and given.reference is None:
+        if line is None and given.noise is None and given.reference is None:
             line = _volume_line(given, operator.forward(start), beyond)
         if given.reference is None:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
@@ -434,10 +434,16 @@ def _find_in_planes(volumes: NDArray[np.float64], psf: NDArray[np.float32]) -> N
 def _volume_line(given: Input, light: Tensor, beyond: Tensor | None) -> ShotLine | None:
     """Return how the noise grows with light, by what an estimate of the light leaves.
 
-    Of a sparse scene that is hardly blurred, the finest differences hold more than noise.
+    Of a sparse scene that is hardly blurred, the finest differences hold more than noise. Where
+    the noise is strong, an estimate follows it, and leaves less than they show: None then.
     """
     far = torch.zeros_like(light) if beyond is None else beyond
-    return shot_line(given.observed + far, given.kept, VOLUME_RATIO, light + far)
+    observed = given.observed + far
+    line = shot_line(observed, given.kept, VOLUME_RATIO, light + far)
+    if line is None:
+        return None
+    seen = wavelet_sigma(given.observed, given.kept)
+    return line if float(line.variance(smooth(observed)).mean()) > seen**2 else None
 
 
 def _volume_noise(data: Gaussian) -> tuple[float, float]:
