@@ -27,6 +27,7 @@ class FakeState:
     evaluation: int
     total: int = 3
     residual: float = 2.0
+    stage: str = "restoring"
 
     def array(self):
         return np.full((2, 2), self.evaluation)
@@ -148,6 +149,7 @@ def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log):
     assert job.thread != threading.get_ident()
     assert log.threads == {threading.get_ident()}
     assert [p.evaluation for p in log.progress] == [1, 2, 3]
+    assert {p.stage for p in log.progress} == {"restoring"}
     # Three steps within a moment: the image of the first is enough.
     assert [p.estimate is not None for p in log.progress] == [True, False, False]
     assert log.results == [3]
