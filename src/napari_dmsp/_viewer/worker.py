@@ -44,7 +44,7 @@ class Progress:
     seconds: float
     # In the image's units.
     residual: float
-    # Whether the point spread function is still being found.
+    # What is being done, see `State`.
     stage: str
     # The plane so far, as it is to be shown; a few times a second only.
     estimate: NDArray[Any] | None

@@ -107,10 +107,6 @@ class _Candidate:
     energy: float = math.inf
 
 
-def _scale(distance: int) -> float:
-    return FACTOR**-distance
-
-
 @dataclass(frozen=True)
 class _Stage:
     """What is done on one level, which is so many levels from the finest."""
@@ -130,7 +126,7 @@ class _Stage:
     @property
     def scale(self) -> float:
         """Pixels of the level for one of the image."""
-        return _scale(self.distance)
+        return FACTOR**-self.distance
 
 
 @dataclass(frozen=True)
@@ -138,21 +134,12 @@ class _Level:
     """The observation on one level: a window of the image, reduced."""
 
     y: Tensor
-    # How many levels it is from the finest.
-    distance: int
-    # Greatest side of a kernel's frame, and whether frames grow.
-    side: int
-    follows: bool
+    stage: _Stage
     # The least that is assumed.
     noise: float
     # 0 in gaps, else 1.
     weights: Tensor | None = None
     window: tuple[Any, ...] = (...,)
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the level for one of the image."""
-        return _scale(self.distance)
 
     def data(self, kernel: NDArray[np.float64]) -> Gaussian:
         """Return the data term of a kernel."""
@@ -218,15 +205,15 @@ def search_blind(
         residual, sharp = data.residual(data.error(x)), data.operator.crop(x)
         image = y.clone()
         # Coarse candidates are mostly wrong: they are not worth a look.
-        if level.scale >= SHOWN:
+        if level.stage.scale >= SHOWN:
             shape = y[level.window].shape[-2:]
             image[level.window] = F.interpolate(sharp, shape, mode="bilinear")
-        frame = size if psf_size else min(size, _odd(len(kernel) / level.scale))
+        frame = size if psf_size else min(size, _odd(len(kernel) / level.stage.scale))
         # Interpolation leaves traces all over the frame.
-        found = normalise_psf(resize_psf(kernel, 1 / level.scale, frame), TRACES)
+        found = normalise_psf(resize_psf(kernel, 1 / level.stage.scale, frame), TRACES)
         psf = torch.from_numpy(found).to(y)
-        stage = f"finding the PSF, level {len(stages) - level.distance} of {len(stages)}"
-        yield BlindState(image, evaluation, total, noise, residual, psf=psf, stage=stage)
+        doing = f"finding the PSF, level {len(stages) - level.stage.distance} of {len(stages)}"
+        yield BlindState(image, evaluation, total, noise, residual, psf=psf, stage=doing)
 
 
 def probe_sharpness(
@@ -250,8 +237,8 @@ def probe_sharpness(
     for evaluation, (x, _, noise, found) in enumerate(steps, 1):
         data = level.data(found)
         residual, psf = data.residual(data.error(x)), torch.from_numpy(found).to(y)
-        state = BlindState(y, evaluation, PROBE_EVALUATIONS, noise, residual, psf=psf)
-        yield replace(state, stage="looking whether it is blurred")
+        count, doing = PROBE_EVALUATIONS, "looking whether it is blurred"
+        yield BlindState(y, evaluation, count, noise, residual, psf=psf, stage=doing)
 
 
 def is_one_pixel(psf: NDArray[np.floating[Any]]) -> bool:
@@ -322,8 +309,8 @@ def descend_blind(
         k = (k + k_velocity).clamp(min=0)
         k = k / k.sum()
         image = Convolution(k, shape).crop(x)
-        state = BlindState(image, evaluation, iterations, data.sigma, residual, psf=k)
-        yield replace(state, stage="finding the PSF")
+        sigma, doing = data.sigma, "finding the PSF"
+        yield BlindState(image, evaluation, iterations, sigma, residual, psf=k, stage=doing)
 
 
 def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
@@ -487,7 +474,7 @@ def _level(y: Tensor, kept: Tensor | None, stage: _Stage, window: float) -> _Lev
         small = tuple(round(n * stage.scale) for n in part.shape[-2:])
         part = resize(part, small)
         weights = None if weights is None else (resize(weights, small) > WHOLE).to(part)
-    return _Level(part, stage.distance, stage.side, stage.follows, noise, weights, place)
+    return _Level(part, stage, noise, weights, place)
 
 
 def _refine(
@@ -499,8 +486,8 @@ def _refine(
 ) -> Iterator[_Step]:
     """Update a candidate's kernel on one level, once for each part of the gradients."""
     for part in edges:
-        if level.follows:
-            candidate.kernel = _grown(candidate.kernel, level.side)
+        if level.stage.follows:
+            candidate.kernel = _grown(candidate.kernel, level.stage.side)
         steps = _sharpen(level, candidate.kernel, denoiser, GAMMA, generator)
         for i, (x, noise) in enumerate(steps, 1):
             if i == EVALUATIONS:
@@ -561,11 +548,13 @@ def _update(x: Tensor, level: _Level, side: int, part: float) -> NDArray[np.floa
     height, width = (n + side - 1 for n in level.y.shape[-2:])
     sharp, blurred = _gradients(x[..., :height, :width]), _gradients(level.y)
     strength = sharp.square().sum(1, keepdim=True)
-    if level.follows:
-        part = min(max(part, COARSE_EDGES[0]), part * (WINDOW * level.scale) ** 2 / level.y.numel())
+    if level.stage.follows:
+        part = min(
+            max(part, COARSE_EDGES[0]), part * (WINDOW * level.stage.scale) ** 2 / level.y.numel()
+        )
     count = max(1, round(part * strength.numel()))
     edges = strength >= strength.flatten().topk(count).values[-1]
-    ridge = RIDGE * level.scale**2
+    ridge = RIDGE * level.stage.scale**2
     k = estimate_kernel(sharp * edges, blurred, side, ridge, _known_gradients(level.weights))
     return centre_psf(_without_specks(normalise_psf(k.numpy(), THRESHOLD)))
 

@@ -363,14 +363,12 @@ def shot_line(
         return None
     height, width = (size // 2 * 2 for size in planes.shape[1:])
     corners = [(slice(i, height, 2), slice(j, width, 2)) for i in (0, 1) for j in (0, 1)]
-    blur = (0, 1, 1)
-    mean = sum(planes[:, rows, columns] for rows, columns in corners) / 4
-    if light is not None:
-        known, _ = _planes(light, None)
-        mean = sum(known[:, rows, columns] for rows, columns in corners) / 4
-        planes, blur = planes - known, (0, 0, 0)
-    a, b, c, d = (planes[:, rows, columns] for rows, columns in corners)
-    detail, around = np.abs(a - b - c + d) / 2, partial(gaussian_filter, sigma=blur)
+    # Only light that is not known has noise to be averaged.
+    known, blur = (planes, 1) if light is None else (_planes(light, None)[0], 0)
+    mean = sum(known[:, rows, columns] for rows, columns in corners) / 4
+    left = planes if light is None else planes - known
+    a, b, c, d = (left[:, rows, columns] for rows, columns in corners)
+    detail, around = np.abs(a - b - c + d) / 2, partial(gaussian_filter, sigma=(0, blur, blur))
     if gaps is None:
         mean = around(mean)
     else:

@@ -135,7 +135,7 @@ class State:
     error : Tensor, optional
         One standard deviation of the error of ``image``; None until it is known.
     stage : str
-        What the step belongs to, in words that can follow "is".
+        What is being done, such as "restoring".
     """
 
     image: Tensor
