@@ -108,7 +108,7 @@ def test_deblur_keeps_form_and_sharpens(tmp_path, suffix, shape, dtype):
     assert result.exit_code == 0, result.output
     assert re.search(r"noise \S+ \(estimated\), 3 evaluations, \d+\.\d s", result.stdout)
     assert str(target) in result.stdout
-    assert "residual=" in result.stderr
+    assert "restoring, residual=" in result.stderr
     restored = tifffile.imread(target) if suffix == ".tif" else iio.imread(target)
     assert (restored.shape, restored.dtype) == (image.shape, image.dtype)
     if len(shape) == 3 and shape[-1] == 4:

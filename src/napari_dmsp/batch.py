@@ -336,7 +336,7 @@ class Bar:
 
     def count(self, state: State) -> None:
         """Count an evaluation."""
-        self._bar.set_postfix(residual=f"{state.residual:.3g}", refresh=False)
+        self._bar.set_postfix_str(f"{state.stage}, residual={state.residual:.3g}", refresh=False)
         self._bar.update()
 
 
