@@ -2,7 +2,8 @@
 
 Without a display: ``xvfb-run -a -s "-screen 0 1920x1080x24" python docs/make_screenshots.py``
 
-Names of pictures as arguments make only those, as in ``make_screenshots.py superres_panel``.
+Names of pictures, or of tutorials with several, as arguments make only those, as in
+``make_screenshots.py superres_panel stack``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from typing import Any
 
 import napari
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from qtpy.QtCore import QPoint
 from qtpy.QtTest import QTest
 
 IMAGES = Path(__file__).parent / "images"
+# White between parts of a picture, in pixels.
+GAP = 8
 
 
 def deblur_panel(viewer: napari.Viewer) -> Any:
@@ -78,6 +84,70 @@ def train_panel(viewer: napari.Viewer) -> Any:
     return panel
 
 
+def stack(viewer: napari.Viewer) -> None:
+    """Deconvolve the sample stack with its beads, from opening it to the error map."""
+    viewer.open_sample("napari-dmsp", "cells")
+    del viewer.layers["cells truth"]
+    cells = viewer.layers["cells"]
+    cells.blending = "translucent"
+    viewer.dims.set_current_step(0, 16)
+    panel = open_panel(viewer, "Deblur")
+    panel.inputs.psf.value = "beads"
+    viewer.layers.selection.active = cells
+    save_row("stack_open", [shot(viewer)])
+
+    panel.show_psf()
+    while "cells PSF" not in viewer.layers:
+        QTest.qWait(100)
+    psf = viewer.layers["cells PSF"]
+    cells.visible, psf.visible, psf.gamma = False, True, 0.5
+    viewer.window.resize(1150, 560)
+    viewer.dims.roll()
+    viewer.dims.set_current_step(2, psf.data.shape[2] // 2)
+    look_at(viewer, (3, 2.3), 70)
+    save_row("stack_psf", [shot(viewer, canvas_of(viewer), panel.native)])
+
+    cells.visible, psf.visible = True, False
+    viewer.dims.order = (0, 1, 2)
+    viewer.dims.set_current_step(0, 16)
+    look_at(viewer, (10.2, 9.4), 80)
+    panel.preview()
+    wait(panel)
+    save_row("stack_preview", [shot(viewer, canvas_of(viewer), panel.native)])
+
+    del viewer.layers["cells preview"]
+    viewer.fit_to_view()
+    panel.inputs.error_map.value = True
+    run(panel)
+    compared = [shot(viewer, canvas_of(viewer))]
+    panel.compare()
+    compared.insert(0, shot(viewer, canvas_of(viewer)))
+    panel.compare()
+    save_row("stack_compare", compared)
+    viewer.layers["cells deblurred error"].visible = True
+    save_row("stack_error", [compared[1], shot(viewer, canvas_of(viewer))])
+
+
+def photograph(viewer: napari.Viewer) -> None:
+    """Find the shake of a photograph in a part of it."""
+    viewer.open_sample("napari-dmsp", "grey_photograph")
+    del viewer.layers["city truth"], viewer.layers["city PSF"]
+    panel = open_panel(viewer, "Deblur")
+    panel.inputs.psf.value = "unknown"
+    viewer.window.resize(1150, 640)
+    look_at(viewer, (220, 260), 1.6)
+    panel.preview()
+    wait(panel)
+    save_row("photograph_found", [shot(viewer, canvas_of(viewer), panel.native)])
+    compared = [shot(viewer, canvas_of(viewer))]
+    panel.compare()
+    save_row("photograph_compare", [shot(viewer, canvas_of(viewer)), *compared])
+
+
+# Each makes the pictures of a page.
+TUTORIALS: dict[str, Callable[[napari.Viewer], None]] = {
+    make.__name__: make for make in (stack, photograph)
+}
 PICTURES: dict[str, Callable[[napari.Viewer], Any]] = {
     make.__name__: make
     for make in (deblur_panel, volume_panel, superres_panel, demosaic_panel, train_panel)
@@ -85,9 +155,13 @@ PICTURES: dict[str, Callable[[napari.Viewer], Any]] = {
 
 
 def save(name: str) -> None:
-    """Make one picture in a viewer of its own."""
+    """Make one picture, or those of a tutorial, in a viewer of its own."""
     viewer = napari.Viewer()
     viewer.window.resize(1400, 720)
+    if name in TUTORIALS:
+        TUTORIALS[name](viewer)
+        viewer.close()
+        return
     panel = PICTURES[name](viewer)
     if len(viewer.layers) > 1:
         viewer.canvas.grid.enabled = True
@@ -101,6 +175,41 @@ def save(name: str) -> None:
     panel.cancel()
     wait(panel)
     viewer.close()
+
+
+def shot(viewer: napari.Viewer, *widgets: Any) -> NDArray[np.uint8]:
+    """Take a picture of the window, cut to some widgets that lie beside each other."""
+    viewer.status = ""
+    QTest.qWait(1000)
+    whole = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
+    window = viewer.window._qt_window
+    corners = [(each.mapTo(window, QPoint(0, 0)), each) for each in widgets or [window]]
+    left, top = (min(getattr(p, axis)() for p, _ in corners) for axis in "xy")
+    # The last digit of a slider lies at the very edge of the canvas.
+    right = max(p.x() + each.width() for p, each in corners) + 4
+    bottom = max(p.y() + each.height() for p, each in corners)
+    return whole[top:bottom, left:right]
+
+
+def save_row(name: str, parts: list[NDArray[np.uint8]]) -> None:
+    """Write pictures of one height beside each other."""
+    gap = np.full((len(parts[0]), GAP, 3), 255, np.uint8)
+    row = np.concatenate([each for part in parts for each in (part, gap)][:-1], axis=1)
+    Image.fromarray(row).save(IMAGES / f"{name}.png", optimize=True)
+
+
+def canvas_of(viewer: napari.Viewer) -> Any:
+    """Return the widget of the canvas and the sliders."""
+    return viewer.window._qt_viewer
+
+
+def look_at(viewer: napari.Viewer, centre: tuple[float, float], zoom: float) -> None:
+    """Move what is on screen."""
+    # Since napari 0.9 the camera belongs to the scene.
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.center, camera.zoom = centre, zoom
+    # Until it is drawn, the visible area is what it was.
+    QTest.qWait(500)
 
 
 def sample(viewer: napari.Viewer, key: str, name: str) -> Any:
@@ -136,5 +245,5 @@ if __name__ == "__main__":
     # Neither show nor change what whoever runs this has trained.
     with TemporaryDirectory() as folder:
         os.environ["NAPARI_DMSP_PRIORS"] = folder
-        for name in sys.argv[1:] or PICTURES:
+        for name in sys.argv[1:] or (*PICTURES, *TUTORIALS):
             save(name)

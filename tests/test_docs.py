@@ -1,11 +1,13 @@
 """The documentation's examples run, and do what it says."""
 
+import html
 import re
 import runpy
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -44,11 +46,48 @@ def test_the_example_of_a_new_degradation(capsys):
             torch.testing.assert_close(slope, torch.zeros_like(x), atol=1e-5, rtol=0)
 
 
-def test_the_site_has_no_warnings_and_every_public_name(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", DOCS, tmp_path]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", DOCS, folder]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    reference = (tmp_path / "api.html").read_text(encoding="utf-8")
+    return folder
+
+
+def test_every_link_of_the_site_leads_to_its_place(site):
+    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    places = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
+    links = 0
+    for page, text in pages.items():
+        for link in re.findall(r'<a [^>]*?href="([^"]+)"', text):
+            address, _, place = unquote(html.unescape(link)).partition("#")
+            if re.match(r"[a-z]+:", link):
+                continue
+            target = (page.parent / address).resolve() if address else page
+            assert target.is_file(), f"{page.name}: {link}"
+            if place and target in places:
+                assert place in places[target], f"{page.name}: {link}"
+            links += bool(place)
+    assert links > 500
+
+
+def test_every_link_of_the_readme_leads_to_its_place():
+    root = DOCS.parent
+    text = (root / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
+    assert len(links) > 10
+    for address, place in links:
+        target = root / (address or "README.md")
+        assert target.is_file(), address
+        if place:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert place in slugs, f"{address}#{place}"
+
+
+def test_the_reference_has_every_public_name(site):
+    reference = (site / "api.html").read_text(encoding="utf-8")
     elsewhere = {"napari_dmsp.core.Restoration", "napari_dmsp.core.load_prior"}
     for module in ("napari_dmsp", "napari_dmsp.core", "napari_dmsp.scale"):
         for name in {f"{module}.{name}" for name in import_module(module).__all__} - elsewhere:

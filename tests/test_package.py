@@ -1,4 +1,5 @@
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -56,6 +57,39 @@ def test_the_sdist_builds_and_tests_itself(dist):
     wanted = {"pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "constraints.txt"}
     assert wanted | {"tests/test_package.py", "docs/conf.py", "docs/images/gallery.jpg"} <= names
     assert not any(name.startswith((".ci", "data", ".venv")) for name in names)
+
+
+LINK = re.compile(r"\]\(([^)]*)\)")
+
+
+def test_the_readme_of_the_wheel_has_no_link_that_leads_nowhere(dist):
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in metadata
+    _, _, readme = metadata.partition("\n\n")
+    assert readme.startswith("# napari-dmsp")
+    assert "## Licence" in readme
+    links = LINK.findall(readme)
+    assert len(links) >= 3
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_with_a_repository_the_links_of_the_readme_lead_there():
+    readme_for_index = runpy.run_path(str(ROOT / "hatch_build.py"))["readme_for_index"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    at = "https://example.org/somebody/napari-dmsp"
+    made = readme_for_index(text, at)
+    assert f"]({at}/raw/HEAD/docs/images/gallery.jpg)" in made
+    assert f"]({at}/blob/HEAD/docs/volumes.md#measured)" in made
+    assert f"]({at}/blob/HEAD/README.md#pytorch)" in made
+    assert len(LINK.findall(made)) == len(LINK.findall(text))
+    assert all(link.startswith("https://") for link in LINK.findall(made))
+    without = readme_for_index(text)
+    assert "gallery.jpg" not in without
+    assert "Above what was observed" not in without
+    assert "see PyTorch for" in re.sub(r"\s+", " ", without)
 
 
 def test_one_version_everywhere():
