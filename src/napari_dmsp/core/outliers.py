@@ -16,7 +16,6 @@ from scipy.ndimage import (
     maximum_filter,
     median_filter,
     minimum_filter,
-    rank_filter,
     uniform_filter,
 )
 from scipy.stats import chi2
@@ -37,8 +36,7 @@ REACH = 2
 LEAST_LIGHT = 2.0
 # The same where the noise of a few photons shows, and hot pixels do not yet.
 QUANTILE = 0.75
-# The neighbours of a pixel, and the rank of the third brightest of them: two may be hot as well.
-NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
+# Rank of the third brightest neighbour of a pixel: two may be hot as well.
 THIRD = 5
 
 # Sharp images: the sharpness of the smallest spot that a lens makes, how far outliers stand out
@@ -242,7 +240,10 @@ def _photon_slope(values: Plane, sigma: float) -> float:
 
 def _hot(plane: Plane, sigma: Plane, peaks: Peaks) -> Gaps:
     """Find pixels that are too bright."""
-    hot: Gaps = plane - _third(plane) > np.maximum(LEAST_HEIGHT * sigma, peaks.least)
+    least = np.maximum(LEAST_HEIGHT * sigma, peaks.least)
+    # Few pixels are even so far above the darkest around them.
+    hot: Gaps = plane - minimum_filter(plane, 3) > least
+    hot[hot] = plane[hot] - _third(plane, np.argwhere(hot)) > least[hot]
     places = np.argwhere(hot)
     if not len(places):
         return hot
@@ -255,15 +256,22 @@ def _hot(plane: Plane, sigma: Plane, peaks: Peaks) -> Gaps:
 
 def _heights(plane: Plane, places: NDArray[np.int_]) -> tuple[Plane, Plane, Plane]:
     """Return the heights of pixels above their neighbours, and the ground there and its spread."""
-    rows, columns = places.T
-    side = 2 * REACH + 1
-    windows = sliding_window_view(np.pad(plane, REACH, "symmetric"), (side, side))[rows, columns]
-    ground = np.median(windows, (1, 2))
-    spread = np.median(np.abs(windows - ground[:, None, None]), (1, 2)) / MAD
-    return plane[rows, columns] - _third(plane)[rows, columns], ground, spread
+    windows = _windows(plane, places, REACH)
+    ground = np.median(windows, 1)
+    spread = np.median(np.abs(windows - ground[:, None]), 1) / MAD
+    return plane[tuple(places.T)] - _third(plane, places), ground, spread
 
 
-def _third(plane: Plane) -> Plane:
-    """Return the third brightest neighbour of every pixel."""
-    third: Plane = rank_filter(plane, THIRD, footprint=NEIGHBOURS, mode="reflect")
+def _third(plane: Plane, places: NDArray[np.int_]) -> Plane:
+    """Return the third brightest neighbours of pixels."""
+    neighbours = np.delete(_windows(plane, places, 1), 4, axis=1)
+    third: Plane = np.partition(neighbours, THIRD, axis=1)[:, THIRD]
     return third
+
+
+def _windows(plane: Plane, places: NDArray[np.int_], reach: int) -> Plane:
+    """Return what is around pixels, and themselves: (N, (2 reach + 1)²), mirrored at the edges."""
+    side = 2 * reach + 1
+    windows = sliding_window_view(np.pad(plane, reach, "symmetric"), (side, side))
+    found: Plane = windows[tuple(places.T)].reshape(len(places), side**2)
+    return found
