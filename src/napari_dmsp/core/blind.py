@@ -360,7 +360,7 @@ def estimate_kernel(
     nothing = y.new_zeros(1, 1, size, size)
     data = Gaussian(operator=kernels, y=y, weights=weights)
     k = data.prox(nothing, ridge, tolerance=tolerance, steps=steps).x
-    return k[0, 0].double().cpu()
+    return k[0, 0].cpu().double()
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,13 +228,15 @@ def conjugate_gradients(
         change = operator.apply(direction)
         weighed = _weighed(change, weights)
         curvature = (weighed * change).sum() + c * operator.dot(direction, direction)
-        length = product / float(curvature)
-        u.add_(direction, alpha=length)
-        error.sub_(change, alpha=length)
+        # A tensor: a number would have to wait for the device.
+        length = product / curvature
+        u.addcmul_(direction, length)
+        error.addcmul_(change, length, value=-1)
         if step == steps:
             return
         # Not in place: what preconditions may return what it was given.
-        residual = residual.sub(operator.spread(weighed).add_(direction, alpha=c), alpha=length)
+        uphill = operator.spread(weighed).add_(direction, alpha=c)
+        residual = torch.addcmul(residual, uphill, length, value=-1)
         preconditioned = precondition(residual)
         previous, product = product, float(operator.dot(residual, preconditioned))
         direction = preconditioned.add(direction, alpha=product / previous)

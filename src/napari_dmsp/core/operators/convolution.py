@@ -150,7 +150,7 @@ class Convolution(Operator):
 
     def inverse(self, c: float, weights: Tensor | None) -> Solver:
         """Invert the periodic operator, with as many data as there are, but everywhere."""
-        density = (1.0 if weights is None else float(weights.mean())) / self.stride**self.psf.ndim
+        density = (1.0 if weights is None else weights.mean()) / self.stride**self.psf.ndim
         factor = (density * self._power).add_(c).reciprocal_()
         return lambda u: u * factor
 

@@ -87,7 +87,7 @@ class Resize(Operator):
 
     def inverse(self, c: float, weights: Tensor | None) -> Solver:
         """Invert with as many data as there are, but everywhere."""
-        density = 1.0 if weights is None else float(weights.mean())
+        density = 1.0 if weights is None else weights.mean()
 
         def divide(u: Tensor) -> Tensor:
             return (u - self.adjoint(self._divide(self.forward(u), density, c))) / c
@@ -98,7 +98,7 @@ class Resize(Operator):
         """Solve without weights."""
         return (lambda error: c * self._divide(error, 1.0, c)) if weights is None else None
 
-    def _divide(self, y: Tensor, density: float, c: float) -> Tensor:
+    def _divide(self, y: Tensor, density: float | Tensor, c: float) -> Tensor:
         """Apply ``(A A^T + c / density I)^-1``."""
         for axis, modes in enumerate(self._modes, 2):
             y = _along(modes.mT, y, axis)
