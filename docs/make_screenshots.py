@@ -144,9 +144,30 @@ def photograph(viewer: napari.Viewer) -> None:
     save_row("photograph_compare", [shot(viewer, canvas_of(viewer)), *compared])
 
 
-# Each makes the pictures of a page.
+def drawn_line(viewer: napari.Viewer) -> None:
+    """Draw the shake of a photograph along the trace of a light."""
+    viewer.open_sample("napari-dmsp", "grey_photograph")
+    del viewer.layers["city truth"], viewer.layers["city PSF"]
+    line = viewer.add_shapes(
+        [[[358, 350], [366, 357]]], shape_type="line", edge_color="red", edge_width=1, name="trace"
+    )
+    panel = open_panel(viewer, "Deblur")
+    panel.inputs.psf.value = "drawn line"
+    panel.inputs.line.value = line
+    viewer.window.resize(1150, 640)
+    look_at(viewer, (335, 310), 2.6)
+    panel.preview()
+    wait(panel)
+    panel.compare()
+    drawn = shot(viewer, canvas_of(viewer))
+    panel.compare()
+    line.visible = False
+    save_row("photograph_line", [drawn, shot(viewer, canvas_of(viewer))])
+
+
+# Each makes pictures of a page.
 TUTORIALS: dict[str, Callable[[napari.Viewer], None]] = {
-    make.__name__: make for make in (stack, photograph)
+    make.__name__: make for make in (stack, photograph, drawn_line)
 }
 PICTURES: dict[str, Callable[[napari.Viewer], Any]] = {
     make.__name__: make

@@ -8,7 +8,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
+import typer
 import zarr
+from rich.emoji import Emoji
 from typer.testing import CliRunner
 
 from napari_dmsp.cli import app
@@ -50,6 +52,14 @@ def write(path, image):
     else:
         iio.imwrite(path, image)
     return path
+
+
+def test_help_has_no_emoji():
+    commands = typer.main.get_command(app).commands.values()
+    texts = [getattr(each, "help", "") or "" for task in commands for each in task.params]
+    assert len(texts) > 50
+    for text in texts:
+        assert Emoji.replace(text) == text
 
 
 @pytest.fixture

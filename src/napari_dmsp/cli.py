@@ -69,7 +69,7 @@ SCHEDULER = typer.Option(
 )
 PLANES = typer.Option(
     metavar="INDICES",
-    help="Part of a stack: an index or begin:end:step for each first axis, like 0,10:20.",
+    help="Part of a stack: an index or start:stop:step for each first axis, like 0,10:20.",
     show_default="all",
 )
 CHUNKS = typer.Option(
