@@ -7,6 +7,7 @@ from weakref import ref
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Image
 from numpy.testing import assert_allclose
 
@@ -130,7 +131,9 @@ def test_one_result_at_a_time_by_key(viewer, restore, grey_image):
     assert Comparison._shown is None
 
 
-def test_a_removed_image_is_not_kept(viewer, grey_image):
+def test_a_removed_image_is_not_kept(grey_image):
+    # The viewer's window keeps layers for a while with PySide6, whoever made them.
+    viewer = ViewerModel()
     before, after = (Image(grey_image, name=name) for name in ("before", "after"))
     viewer.layers.extend([before, after])
     comparison, alive = Comparison(viewer, before, after), ref(before)

@@ -305,8 +305,12 @@ def show_picture(label: Label, image: NDArray[Any]) -> None:
 
 def fold(title: str, content: QWidget) -> QCollapsible:
     """Make a fold, closed at first."""
-    # The arrow is part of the text: the icon would be black in the dark theme too.
-    fold = QCollapsible(f"▸ {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
+    # The arrow is part of the text: the icon would be black in the dark theme too. A null icon is
+    # false in PySide6, and QCollapsible leaves out what is false.
+    blank = QPixmap(1, 1)
+    blank.fill(Qt.GlobalColor.transparent)
+    icon = QIcon(blank)
+    fold = QCollapsible(f"▸ {title}", expandedIcon=icon, collapsedIcon=icon)
     fold.toggled.connect(lambda opened: fold.setText(f"{'▾' if opened else '▸'} {title}"))
     fold.setToolTip("What is seldom changed.")
     fold.setDuration(0)

@@ -54,6 +54,8 @@ IMMERSIONS = {"Oil": 1.515, "Water": 1.33, "WaterDipping": 1.33, "Air": 1.0, "Gl
 # Values of the tag Orientation for which rows and columns are exchanged, and which then run back.
 TURNED, ROWS_BACK, COLUMNS_BACK = {5, 6, 7, 8}, {3, 4, 7, 8}, {2, 3, 6, 7}
 ALPHA = ("assocalpha", "unassalpha")
+# Number of the tag with the colour profile.
+ICC_PROFILE = 34675
 
 
 @dataclass(frozen=True, eq=False)
@@ -535,11 +537,11 @@ def _tags(
 ) -> dict[str, Any]:
     """Return the tags of the image, its pixel size among them, for upright planes."""
     page = series.keyframe
-    ours = page.description.startswith('{"shape"')
+    ours = page.description == page.shaped_description
     own = ours or any(getattr(file, f"is_{kind}", False) for kind in ("ome", "imagej", *SCANNERS))
     tags: dict[str, Any] = {**notes.pack_tiff(path, page, "" if own else page.description)}
-    if page.iccprofile:
-        tags["iccprofile"] = page.iccprofile
+    if profile := page.tags.valueof(ICC_PROFILE):
+        tags["iccprofile"] = profile
     if layout.alpha:
         tags["extrasamples"] = layout.alpha
     y, x = layout.order[len(layout.lead) : len(layout.lead) + 2]
