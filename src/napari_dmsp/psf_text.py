@@ -59,9 +59,11 @@ def make_psf(text: str, find_image: Callable[[], Path]) -> tuple[NDArray[Any], S
 
     form, _, rest = text.partition(":")
     known = ("gaussian", "motion", "bead", "focal", *MICROSCOPES)
-    if form not in known or not (rest or form in MICROSCOPES):
+    if form not in known:
         return read_psf(Path(text)), ()
     try:
+        if not (rest or form in MICROSCOPES):
+            raise ValueError(text)
         if form in MICROSCOPES:
             found = _microscope(form, _pairs(rest.split(",") if rest else ()), find_image)
             return found.values, (*found.notes, *found.warnings)
