@@ -1,7 +1,7 @@
 """Each kind of TIFF against another reader: Pillow, imagecodecs, or tifffile's plain numbers."""
 
-import imagecodecs
 import numpy as np
+import PIL
 import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
@@ -106,7 +106,8 @@ def test_packed_bits(tmp_path, bits, shape, white_is_zero):
         pytest.skip("colours have no white that is zero")
     values = numbers(shape, "u2" if bits > 8 else "u1", bits)
     rows = values.reshape(shape[0], -1)
-    data = b"".join(imagecodecs.packints_encode(row, bits) for row in rows)
+    shown = rows[..., None] >> np.arange(bits)[::-1] & 1
+    data = np.packbits(shown.reshape(shape[0], -1).astype(np.uint8), axis=1).tobytes()
     kind = 2 if len(shape) == 3 else 0 if white_is_zero else 1
     write_raw(tmp_path / "in.tif", data, shape, bits, kind)
     top = 2**bits - 1
@@ -155,13 +156,13 @@ def test_colours_of_other_kinds_are_refused(tmp_path, mode):
 
 @pytest.mark.parametrize("kind", ["raw", "tiff_lzw", "jpeg"])
 def test_ycbcr(tmp_path, kind):
+    if kind == "raw" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 does not read the raw ones that it writes")
     smooth = np.stack(np.broadcast_arrays(*np.ogrid[:200:32j, :250:48j], 77), -1).astype("u1")
     path = tmp_path / "in.tif"
-    saved = Image.fromarray(smooth).convert("YCbCr")
-    saved.save(path, compression=kind)
+    Image.fromarray(smooth).convert("YCbCr").save(path, compression=kind)
     with Image.open(path) as image:
-        # Pillow before 13 does not read the raw ones that it writes.
-        expected = np.asarray((saved if kind == "raw" else image).convert("RGB"))
+        expected = np.asarray(image.convert("RGB"))
     np.testing.assert_allclose(read_both(path).pixels, expected, atol=2)
     first, second = (Image.fromarray(part).convert("YCbCr") for part in (smooth, smooth[::-1]))
     first.save(path, compression=kind, save_all=True, append_images=[second])

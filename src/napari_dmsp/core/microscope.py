@@ -60,9 +60,6 @@ class Psf:
     shift: float = 0.0
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is None:
-            return np.asarray(self.values, dtype=dtype)
-        # NumPy 2 refuses False where the type differs; NumPy 1 never passes it.
         return np.array(self.values, dtype=dtype, copy=copy)
 
 
