@@ -66,8 +66,9 @@ class Selection:
     @property
     def axis_labels(self) -> tuple[str, ...]:
         """Names of the layer's axes."""
-        labels: tuple[str, ...] = self.layer_options["axis_labels"]
-        return labels
+        # An axis without a name is "-1" or, of earlier napari, "axis -1".
+        labels = self.layer_options["axis_labels"]
+        return tuple(label.removeprefix("axis ") for label in labels)
 
     @property
     def window(self) -> tuple[slice, ...]:
