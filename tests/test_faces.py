@@ -161,7 +161,8 @@ def write_zarr(case, folder):
     group = zarr.create_group(
         folder / "in.zarr", attributes={"ome": {"version": "0.5", "multiscales": [image]}}
     )
-    group.create_array("0", data=case.pixels)
+    array = group.create_array("0", shape=case.pixels.shape, dtype=case.pixels.dtype)
+    array[...] = case.pixels
     return folder / "in.zarr"
 
 
