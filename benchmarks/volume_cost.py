@@ -4,26 +4,24 @@ python benchmarks/volume_cost.py [--side 64 --side 128 ...] [--depth 32] [--devi
 python benchmarks/volume_cost.py --cut
 
 Simulated cells under a widefield microscope, 200 photons, noise unknown, a PSF of 23 voxels a
-side. Times are those of all threads of the processor, which other programs lengthen less than they
-do those of a clock; with ``--device cuda``, those of a clock. ``--cut`` restores 16 × 64 × 448
+side. Where fewer cores were busy than there are threads, other programs may have been; the time of
+the cores a voxel depends less on them. ``--cut`` restores 16 × 64 × 448
 voxels whole and in parts of a fourth, and compares more than 8 voxels away from where was cut.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 from protocol import print_table
+from speed import Device, Stopwatch, memory, time_network
 from volumes import READ_NOISE, Volume, blur, drawn, make_psf
 
 from napari_dmsp import deblur, scale
-from napari_dmsp.core.prior import Prior
+from napari_dmsp.core.prior import load_prior
 from napari_dmsp.settings import Deblur
 
 PSF_SIDE, PHOTONS, AWAY = 23, 200, 8
@@ -33,7 +31,7 @@ CUT, CHUNKS = (16, 64, 448), 128
 def main(
     sides: Annotated[list[int] | None, typer.Option("--side", help="Of planes, voxels.")] = None,
     depth: Annotated[int, typer.Option(help="Planes.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.CPU,
     cut: Annotated[bool, typer.Option("--cut", help="Compare parts with the whole.")] = False,
 ) -> None:
     """Print the tables."""
@@ -42,7 +40,7 @@ def main(
         compare(psf)
         return
     rows = [cost((depth, side, side), psf, device) for side in sides or (64, 128, 192, 256)]
-    header = ["voxels", "s", "µs a voxel", "network", "GPU memory, GB"]
+    header = ["voxels", "s", "cores", "µs of a core a voxel", "network", "memory, GB"]
     print_table("Cost of a volume", header, rows)
 
 
@@ -57,48 +55,22 @@ def observe(shape: tuple[int, ...], psf: Volume) -> Volume:
 
 def cost(shape: tuple[int, ...], psf: Volume, device: str) -> list[str]:
     """Restore a volume, and return a row."""
-    observed, cuda = observe(shape, psf), device == "cuda"
-    clock = time.perf_counter if cuda else time.process_time
-    if cuda:
-        deblur(observed[:16, :64, :64], psf, device=device)
+    observed, prior = observe(shape, psf), load_prior("gray").to(device)
+    deblur(observed[:16, :64, :64], psf, prior=prior, device=device)
+    network, watch = time_network(prior.denoiser, device), Stopwatch(device)
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with Stopwatch(clock, cuda) as network:
-        start = clock()
-        deblur(observed, psf, device=device)
-        seconds = clock() - start
-    memory = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if cuda else "-"
-    share = f"{network.seconds / seconds:.0%}"
-    name = " × ".join(map(str, shape))
-    return [name, f"{seconds:.1f}", f"{1e6 * seconds / observed.size:.1f}", share, memory]
-
-
-class Stopwatch:
-    """Adds up what evaluations of priors take."""
-
-    def __init__(self, clock: Callable[[], float], cuda: bool) -> None:
-        self.clock, self.cuda, self.seconds, self.call = clock, cuda, 0.0, Prior.__call__
-
-    def __enter__(self) -> Stopwatch:
-        call = self.call
-
-        @wraps(call)
-        def timed(*arguments: Any) -> torch.Tensor:
-            start = self.now()
-            result = call(*arguments)
-            self.seconds += self.now() - start
-            return result
-
-        Prior.__call__ = timed  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Prior.__call__ = self.call  # type: ignore[method-assign]
-
-    def now(self) -> float:
-        """Return the time when all that was asked of the device is done."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return self.clock()
+    with watch:
+        deblur(observed, psf, prior=prior, device=device)
+    row = watch.row()
+    return [
+        " × ".join(map(str, shape)),
+        f"{row['seconds']:.1f}",
+        f"{row['cores']:.1f}",
+        f"{1e6 * row['seconds'] * row['cores'] / observed.size:.1f}",
+        f"{network.seconds / watch.seconds:.0%}",
+        f"{memory(device, peak=True) / 1e9:.1f}",
+    ]
 
 
 def compare(psf: Volume) -> None:
