@@ -1,4 +1,4 @@
-"""Each kind of TIFF against another reader: Pillow, imagecodecs, or tifffile's plain numbers."""
+"""Each kind of TIFF against another reader, Pillow, or tifffile's plain numbers."""
 
 import numpy as np
 import PIL

@@ -16,6 +16,7 @@ from scipy.ndimage import (
     maximum_filter,
     median_filter,
     minimum_filter,
+    minimum_filter1d,
     uniform_filter,
 )
 from scipy.stats import chi2
@@ -241,8 +242,8 @@ def _photon_slope(values: Plane, sigma: float) -> float:
 def _hot(plane: Plane, sigma: Plane, peaks: Peaks) -> Gaps:
     """Find pixels that are too bright."""
     least = np.maximum(LEAST_HEIGHT * sigma, peaks.least)
-    # Few pixels are even so far above the darkest around them.
-    hot: Gaps = plane - minimum_filter(plane, 3) > least
+    # The third brightest neighbour is at least as bright as some pixel of each of the four sides.
+    hot: Gaps = plane - _darkest_of_sides(plane) > least
     hot[hot] = plane[hot] - _third(plane, np.argwhere(hot)) > least[hot]
     places = np.argwhere(hot)
     if not len(places):
@@ -267,6 +268,15 @@ def _third(plane: Plane, places: NDArray[np.int_]) -> Plane:
     neighbours = np.delete(_windows(plane, places, 1), 4, axis=1)
     third: Plane = np.partition(neighbours, THIRD, axis=1)[:, THIRD]
     return third
+
+
+def _darkest_of_sides(plane: Plane) -> Plane:
+    """Return for every pixel the brightest of the darkest neighbours on its four sides."""
+    wide = np.pad(plane, 1, "symmetric")
+    rows, columns = (minimum_filter1d(wide, 3, axis=axis) for axis in (1, 0))
+    sides = rows[:-2, 1:-1], rows[2:, 1:-1], columns[1:-1, :-2], columns[1:-1, 2:]
+    darkest: Plane = np.maximum.reduce(sides)
+    return darkest
 
 
 def _windows(plane: Plane, places: NDArray[np.int_], reach: int) -> Plane:
