@@ -161,9 +161,11 @@ NEEDED = {deblur: {"psf": gaussian_psf(0.7)}, superres: {"scale": 2}, demosaic: 
 def expected_shape(task, image, options):
     """Return the shape of a right result."""
     if task is demosaic:
-        # A mosaic may have an axis of length 1, which is not that of a stack.
         shape = image.shape
-        return (*(shape[:-1] if shape[-1] == 1 else shape[1:] if shape[0] == 1 else shape), 3)
+        if len(shape) == 3:
+            # A mosaic may have an axis of length 1, which is not that of a stack.
+            shape = shape[:-1] if shape[-1] == 1 else shape[1:] if shape[0] == 1 else shape
+        return (*shape, 3)
     if task is deblur:
         return image.shape
     axis, sides = options.get("channel_axis"), list(image.shape)

@@ -187,13 +187,13 @@ def test_tiles_of_an_image_and_of_a_stack(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--psf", "gaussian:-1"), "psf gaussian:-1: sigma=-1"),
+        (("--psf", "gaussian:-1"), "--psf gaussian:-1: sigma=-1"),
         (("--psf", "gaussian:x"), "write it like gaussian:1.5"),
         (("--psf", "gaussian:1,2"), "write it like gaussian:1.5"),
         (("--psf", "gaussian"), "write it like gaussian:1.5"),
         (("--psf", "bead:"), "write it like gaussian:1.5"),
         (("--psf", "motion:20"), "write it like gaussian:1.5, motion:20,45"),
-        (("--psf", "motion:0,3"), "psf motion:0,3: length=0"),
+        (("--psf", "motion:0,3"), "--psf motion:0,3: length=0"),
         (("--psf", "missing.tif"), "missing.tif is not a file"),
         (("--psf", "gaussian:20"), "larger than the image"),
         (("--noise", "-1"), "--noise -1"),
@@ -202,7 +202,8 @@ def test_tiles_of_an_image_and_of_a_stack(tmp_path):
         (("--prior", "missing"), "--prior missing"),
         (("--prior", "rgb"), "use --prior gray"),
         (("--device", "abacus"), "--device abacus"),
-        (("--tile", "64"), "--tile 64"),
+        (("--tile", "64"), "in.tif: --tile 64"),
+        (("--psf", "widefield:na=3,wavelength=1,voxel=1/1"), "give the immersion that"),
         (("--background", "1e9"), "background"),
     ],
 )
@@ -214,11 +215,26 @@ def test_bad_options(tmp_path, options, message):
 
 
 @pytest.mark.parametrize(
+    "twice",
+    [("--psf", "gaussian:1", "--psf=gaussian:2"), ("--uncertainty", "--no-uncertainty")],
+)
+def test_options_that_are_given_twice(tmp_path, source, twice):
+    result = run("deblur", source, tmp_path / "out.tif", *twice)
+    assert result.exit_code == 2, result.output
+    assert f"{twice[0]} is given twice; give it once." in result.stderr
+    assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(
     ("image", "message"),
     [
         (np.zeros((32, 40), np.uint8), "constant"),
         (np.ones((4, 4), np.uint8), "pixels"),
-        (np.full((32, 40), np.nan, np.float32), "NaN"),
+        (
+            np.full((32, 40), np.nan, np.float32),
+            "in.tif: the image has 1280 NaN or infinite pixels",
+        ),
+        (np.full((32, 40), np.nan, np.float32), "too, with --mask auto or --mask FILE, or replace"),
     ],
 )
 def test_bad_images(tmp_path, image, message):
@@ -241,7 +257,7 @@ def test_a_stack_without_anything_to_restore(tmp_path):
     [
         ("out.bmp", "unknown kind"),
         ("missing/out.tif", "does not exist"),
-        ("in.tif", "named twice"),
+        ("in.tif", "in.tif is an input too; choose another name"),
         ("out.png", "cannot hold float32"),
     ],
 )
@@ -283,7 +299,7 @@ def test_unknown_kernel_is_written(tmp_path, source, monkeypatch):
         (("--save-psf", "psf.png"), "unknown kind"),
         (("--save-psf", "missing/psf.npy"), "does not exist"),
         (("--save-psf", "out.tif"), "named twice"),
-        (("--save-psf", "in.tif", "--overwrite"), "named twice"),
+        (("--save-psf", "in.tif", "--overwrite"), "an input too"),
     ],
 )
 def test_bad_kernel_options(tmp_path, monkeypatch, options, message):
@@ -389,7 +405,7 @@ def test_bad_masks(tmp_path, source):
     full = write(tmp_path / "full.png", np.ones((32, 40), np.uint8))
     assert "leaves no pixel" in fails("deblur", source, target, *psf, full)
     assert "not a file" in fails("deblur", source, target, *psf, tmp_path / "missing.png")
-    assert "named twice" in fails("deblur", source, full, *psf, full, "--overwrite")
+    assert "an input too" in fails("deblur", source, full, *psf, full, "--overwrite")
 
 
 def test_other_errors_are_not_hidden(tmp_path, source, monkeypatch):
@@ -413,7 +429,7 @@ def test_train_resume_and_deblur(tmp_path, photographs):
 
     assert "--resume" in fails(*options, *small, "1")
     state = tmp_path / "tiny.state.safetensors"
-    assert "give more than minutes" in fails(*options, *small, "1e-6", "--resume", state)
+    assert "give more than --minutes" in fails(*options, *small, "1e-6", "--resume", state)
     result = run(*options, *small, "10", "--resume", tmp_path / "none")
     assert result.exit_code == 2
     assert run(*options, *small, "1e-6", "--resume", out, "--overwrite").exit_code == 0
@@ -426,12 +442,12 @@ def test_train_resume_and_deblur(tmp_path, photographs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--minutes", "0"), "minutes=0"),
+        (("--minutes", "0"), "--minutes 0"),
         (("--out", "weights.pt"), "must end in .safetensors"),
-        (("--noise-sigma", "-3"), "noise_sigma"),
-        (("--architecture", "dncnn"), "give noise_sigma"),
+        (("--noise-sigma", "-3"), "--noise-sigma -3 must be above 0 and at most 255"),
+        (("--architecture", "dncnn"), "give it as --noise-sigma"),
         (("--patch", "50"), "50 pixel patch"),
-        (("--device", "abacus"), "device='abacus'"),
+        (("--device", "abacus"), "--device abacus"),
         (("--images", "missing"), "does not exist"),
         (("--validation", "missing"), "does not exist"),
     ],

@@ -682,7 +682,7 @@ def test_the_command_line_restores_stacks(tmp_path, ome):
         (("in3.zarr", "b.tif", "out.zarr"), "not for 2 inputs"),
         (("in3.zarr", "out.zarr", "--planes", "x"), "planes x"),
         (("in3.zarr", "out.zarr", "--planes", "9"), "no part of a stack"),
-        (("in3.zarr", "out.zarr", "--planes", "0,0,0"), "cut 3 axes"),
+        (("in3.zarr", "out.zarr", "--planes", "0,0,0"), "--planes cuts 3 axes"),
         (("in3.zarr", "out.zarr", "--planes", "0:2:0"), "step of 0"),
         (("a.tif", "b.tif", "--planes", "0"), "are for stacks"),
         (("a.tif", "b.tif", "--chunks", "100"), "are for stacks"),

@@ -189,7 +189,12 @@ def test_code_makes_the_settings_again():
         ("shell", "it is grey; use prior='gray'.", "it is grey; use --prior gray."),
         ("shell", "give channel_axis=-1 for colour", "give channel_axis=-1 for colour"),
         ("panel", "use tile=512, or device='cpu'.", "use Tile 512, or Device cpu."),
-        ("shell", "linear=True was chosen", "--linear True was chosen"),
+        ("shell", "linear=True was chosen", "--linear was chosen"),
+        ("shell", "give linear=False.", "give --no-linear."),
+        ("panel", "give linear=True.", "give Linear yes."),
+        ("shell", "chunks=3 must be at least 64, or None.", "--chunks 3 must be at least 64."),
+        ("shell", "give overwrite (overwrite=True) to it", "give overwrite to it"),
+        ("shell", "runs/noise=2/a.tif is no file", "runs/noise=2/a.tif is no file"),
     ],
 )
 def test_errors_are_said_in_the_words_of_the_face(face, text, said):

@@ -39,7 +39,7 @@ from .files import (
     write_psf,
 )
 from .plan import Axes, Begun, Done, Event, Plan, Restored, Step, Token, restore_array, try_settings
-from .settings import Settings
+from .settings import Settings, in_words
 
 ZARR = ".zarr"
 # Formats that hold real numbers.
@@ -117,16 +117,13 @@ class Task:
         """
         picture = read_planes(files.source)
         pixels, names = picture.pixels, [*picture.axes.lower(), "y", "x", "s"]
-        work = Plan.of(
-            self.settings,
-            pixels,
-            Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], self.settings.space),
-            survey=self.survey,
-            dtype=np.float32 if self.floats else "input",
-        )
+        dtype, space = np.float32 if self.floats else "input", self.settings.space
+        with _named(files.source):
+            axes = Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], space)
+            work = Plan.of(self.settings, pixels, axes, survey=self.survey, dtype=dtype)
         self._check_outputs(files, picture, work.dtype)
         token = Token()
-        with stopping(token):
+        with _named(files.source), stopping(token):
             restored = restore_array(work, watch=partial(watch, work), token=token)
         found = [restored.planes.get(plane) for plane in work.axes.planes]
         results = [r and replace(r, warnings=(*picture.warnings, *r.warnings)) for r in found]
@@ -148,6 +145,10 @@ class Task:
             raise KeyboardInterrupt(_say_stopped(files.image, work, restored))
         return done
 
+    def say(self, text: str) -> str:
+        """Say an error or a warning in the words of the shell."""
+        return in_words(text, type(self.settings), "shell")
+
     def about(self, files: Files) -> dict[str, Any]:
         """Return what a record says beside the restoration."""
         return {"input": str(files.source), "output": str(files.image)} | self.record
@@ -157,26 +158,27 @@ class Task:
         if self.settings.makes_colour:
             colours = np.broadcast_to(picture.pixels[..., None], (*picture.pixels.shape, 3))
             form = replace(picture, pixels=colours)
-        named = [files.source, *self.named]
+        inputs = [files.source, *self.named]
         missing = [path for path in files.outputs if not os.path.exists(path)]
         if os.path.exists(files.image) and missing and not self.overwrite:
             raise DmspError(
                 f"output {files.image} exists, {missing[0].name} does not, as after a run that was "
                 "cut off; give --overwrite to replace it."
             )
-        check_output(files.image, form, dtype, named, self.overwrite)
+        check_output(files.image, form, dtype, inputs, self.overwrite)
         if files.error is not None:
             floats = np.dtype(np.float32)
-            check_output(files.error, form, floats, [*named, files.image], self.overwrite)
+            check_output(files.error, form, floats, inputs, self.overwrite, [files.image])
         self.check_extra(files)
 
     def check_extra(self, files: Files) -> None:
         """Make sure that what goes beside the image can be written."""
-        named = [files.source, *self.named]
+        inputs = [files.source, *self.named]
         if files.psf is not None:
-            check_psf_output(files.psf, [*named, files.image], self.overwrite)
+            others = [path for path in files.outputs if path is not files.psf]
+            check_psf_output(files.psf, inputs, self.overwrite, others)
         if files.sidecar is not None:
-            check_writable(files.sidecar, self.overwrite, named)
+            check_writable(files.sidecar, self.overwrite, inputs)
 
 
 def is_batch(sources: Sequence[str], target: str) -> bool:
@@ -244,10 +246,10 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
                 told = f"{stop} {done}" if str(stop) else f"Stopped: {done}"
                 raise KeyboardInterrupt(f"{told}; the same command goes on.") from None
             except (DmspError, MemoryError) as error:
-                text, name = on_one_line(error), on_one_line(files.source)
+                text, name = on_one_line(task.say(str(error))), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:
-                said = summarize(results, task.settings.noise is not None)
+                said = summarize(results, task.settings.noise is not None, task.say)
                 bar.write(f"{on_one_line(files.image)}: {said}")
             bar.update()
         bar.set_postfix_str("")
@@ -285,13 +287,16 @@ def restore_stack(
     if planes is not None:
         stack = stack.select(_parse_planes(planes))
     dtype = None if task.floats else "input"
-    result = scale.restore(task.settings, stack, survey=task.survey, chunks=chunks, dtype=dtype)
-    with scale.connect(scheduler) as client, tqdm(unit="part", smoothing=0, delay=0.1) as bar:
+    with _named(files.source):
+        result = scale.restore(task.settings, stack, survey=task.survey, chunks=chunks, dtype=dtype)
+    bar = tqdm(unit="part", smoothing=0, delay=0.1)
 
-        def show(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
+    def show(done: int, total: int) -> None:
+        # What was shown is ended with its line.
+        bar.delay, bar.total, bar.n = 0, total, done
+        bar.refresh()
 
+    with _named(files.source), scale.connect(scheduler) as client, bar:
         record = scale.write(
             result,
             files.image,
@@ -304,7 +309,7 @@ def restore_stack(
     told = record.get("warnings") or []
     lists = [told] if all(isinstance(text, str) for text in told) else told
     for text in dict.fromkeys(text for each in lists if each for text in each):
-        print(f"Warning: {on_one_line(text)}", file=sys.stderr)
+        print(f"Warning: {on_one_line(task.say(text))}", file=sys.stderr)
     if files.sidecar is not None:
         write_json(files.sidecar, record)
     given = getattr(task.settings, "psf", None)
@@ -347,8 +352,13 @@ def run_with_bar(job: Job) -> Restoration:
     return run(job, bar.count)
 
 
-def summarize(results: Sequence[Restoration], noise_given: bool = False) -> str:
-    """Say in a line how an image, or the planes of a stack, went; warnings follow in lines."""
+def summarize(
+    results: Sequence[Restoration], noise_given: bool = False, say: Callable[[str], str] = str
+) -> str:
+    """Tell in a line how an image, or the planes of a stack, went; warnings follow in lines.
+
+    ``say`` puts warnings into the words of the shell.
+    """
     if not results:
         return "all is constant and stays as it is"
     kind = "given" if noise_given else "estimated"
@@ -360,7 +370,7 @@ def summarize(results: Sequence[Restoration], noise_given: bool = False) -> str:
         f"{sum(r.seconds for r in results):.1f} s"
     )
     warnings = dict.fromkeys(text for result in results for text in result.warnings)
-    return "\n".join([line, *(f"Warning: {on_one_line(text)}" for text in warnings)])
+    return "\n".join([line, *(f"Warning: {on_one_line(say(text))}" for text in warnings)])
 
 
 def _stack_psfs(found: Any) -> NDArray[np.float32]:
@@ -427,6 +437,17 @@ def stopping(token: Token) -> Iterator[None]:
 
 
 @contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Say which image could not be restored; what is wrong with an output names that."""
+    try:
+        yield
+    except DmspError as error:
+        text, name = str(error), on_one_line(source)
+        own = text.startswith(("output ", name))
+        raise DmspError(text if own else f"{name}: {text}") from error
+
+
+@contextmanager
 def _listed(failures: list[str]) -> Iterator[None]:
     """List at the end what went wrong until then, however it ends."""
     try:
@@ -472,7 +493,7 @@ def _parse_planes(text: str) -> list[int | slice]:
         ]
     except (TypeError, ValueError):
         raise DmspError(
-            f"planes {text} is not understood; write it like 3, 0:20 or 0,10:20."
+            f"planes={text} is not understood; write it like 3, 0:20 or 0,10:20."
         ) from None
 
 

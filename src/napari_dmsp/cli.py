@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from .errors import DmspError, on_one_line
 from .psf_text import bead_file, make_psf
-from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse
+from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse, rename
 from .windows import PART
 
 app = typer.Typer(
@@ -30,6 +31,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class Command(TyperCommand):
+    """A command whose options are given once each, but for those that make a list."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse options that are given twice, of which click takes the last."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in order:
+            if param.param_type_name == "option" and not param.multiple and order.count(param) > 1:
+                ctx.fail(f"{param.opts[0]} is given twice; give it once.")
+        return super().parse_args(ctx, args)
 
 
 # What typer offers as choices.
@@ -134,7 +147,7 @@ def _command(kind: type[Settings]) -> Callable[..., None]:
     ]
 
     def command(**values: Any) -> None:
-        with _one_line_errors(kind):
+        with _one_line_errors(partial(in_words, kind=kind, face="shell")):
             from .core.device import freed_memory
 
             # The process is the command's own.
@@ -157,10 +170,10 @@ def _parameter(
 
 
 for _kind in TASKS.values():
-    app.command()(_command(_kind))
+    app.command(cls=Command)(_command(_kind))
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     images: Annotated[
         list[Path],
@@ -213,10 +226,12 @@ def train(
 
     Writes the weights, a card (*.json) and a state (*.state.safetensors) for --resume.
     """
-    with _one_line_errors():
+    with _one_line_errors(_train_words):
         from .training.train import Recipe, state_path
         from .training.train import train as run_training
 
+        if noise_sigma is not None and not 0 < noise_sigma <= 255:
+            raise DmspError(f"noise_sigma={noise_sigma:g} must be above 0 and at most 255.")
         continued = resume is not None and resume.resolve() == state_path(out).resolve()
         for path in (out, state_path(out), out.with_suffix(".json")):
             if path.exists() and not (continued or overwrite):
@@ -245,7 +260,7 @@ def train(
         typer.echo(f"{card['training']['steps']} steps, validation {scores}\n{on_one_line(out)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[
         Path | None, typer.Option(help="PNG file to write.", show_default="napari-dmsp-demo.png")
@@ -270,18 +285,24 @@ def demo(
             show(case, result)
 
 
+def _train_words(text: str) -> str:
+    """Call Python's arguments of a training by its options."""
+    names = inspect.signature(train).parameters
+    return rename(text, {name: f"--{name.replace('_', '-')}" for name in names})
+
+
 @contextmanager
-def _one_line_errors(kind: type[Settings] | None = None) -> Iterator[None]:
+def _one_line_errors(say: Callable[[str], str] = str) -> Iterator[None]:
     """Turn the errors that users can mend, and Ctrl-C, into one line and exit codes 2 and 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
         # A bar may stand on the line.
-        typer.echo(f"\n{on_one_line(str(stop) or 'Stopped: nothing was kept.')}", err=True)
+        typer.echo(f"\n{on_one_line(say(str(stop)) or 'Stopped: nothing was kept.')}", err=True)
         raise typer.Exit(130) from None
     except DmspError as error:
         text = on_one_line(" ".join(str(error).split()))
-        typer.echo(f"Error: {text if kind is None else in_words(text, kind, 'shell')}", err=True)
+        typer.echo(f"Error: {say(text)}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -349,5 +370,5 @@ def _restore(
         return
     files = files_of(Path(sources[0]), Path(target), bool(sidecar), save_psf)
     results = task.restore(files, batch.Bar().show)
-    said = batch.summarize(results, task.settings.noise is not None)
+    said = batch.summarize(results, task.settings.noise is not None, task.say)
     typer.echo("\n".join([said, *map(on_one_line, files.outputs)]))

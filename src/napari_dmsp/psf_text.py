@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ OPTICS = {
     "pinhole": "pinhole",
     "sheet": "sheet_thickness",
 }
+# The same with those of beads.
+SHORT = OPTICS | {"diameter": "bead_diameter", "voxel": "voxel_size"}
 
 
 def make_psf(text: str, find_image: Callable[[], Path]) -> tuple[NDArray[Any], Sequence[str]]:
@@ -80,9 +83,12 @@ def make_psf(text: str, find_image: Callable[[], Path]) -> tuple[NDArray[Any], S
         length, angle = values
         return motion_psf(length, angle), ()
     except DmspError as error:
-        raise DmspError(f"psf {text}: {error}") from None
+        said = str(error)
+        for short, name in SHORT.items():
+            said = re.sub(rf"\b{name}\b", short, said)
+        raise DmspError(f"psf={text}: {said}") from None
     except ValueError:
-        raise DmspError(f"psf {text} is not understood; write it like {FORMS}.") from None
+        raise DmspError(f"psf={text} is not understood; write it like {FORMS}.") from None
 
 
 def bead_file(text: str) -> Path | None:

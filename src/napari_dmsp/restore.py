@@ -42,11 +42,10 @@ def _public(task: str) -> Restore:
         bound = signature.bind(*arguments, **options).arguments
         array = take_array(bound.pop(kind.takes[0]), "image")
         settings = kind.of(**bound, **noise)
-        axes = settings.space + (settings.channel_axis is not None)
-        # What is no stack is a plane, or has a core's sentence that says why it is none.
-        if array.ndim <= axes or 1 in array.shape or array.shape[-1] in (3, 4):
-            return run(prepare(settings, array), callback)
-        return _restore_stack(settings, array, callback)
+        if _is_stack(settings, array.shape):
+            return _restore_stack(settings, array, callback)
+        # A plane, or the core has a sentence that says why it is none.
+        return run(prepare(settings, array), callback)
 
     restore.__name__ = restore.__qualname__ = kind.task
     restore.__doc__ = _document(kind)
@@ -54,9 +53,20 @@ def _public(task: str) -> Restore:
     return restore
 
 
+def _is_stack(settings: Settings, shape: tuple[int, ...]) -> bool:
+    """Whether this is the shape of planes or volumes, and not of what may be colours or a mosaic.
+
+    Mosaics are given as (1, H, W), too.
+    """
+    axes = settings.space + (settings.channel_axis is not None)
+    least = 3 if settings.makes_colour and shape[:1] == (1,) else axes
+    return len(shape) > least and (settings.channel_axis is not None or shape[-1] not in (1, 3, 4))
+
+
 def _restore_stack(settings: Settings, stack: NDArray[Any], callback: Any) -> Restoration:
     """Restore a stack plane by plane, or volume by volume, as all faces do."""
-    names = "tczyx"[-stack.ndim :] if settings.space == 3 and stack.ndim <= 5 else ""
+    named = settings.space == 3 and stack.ndim <= 5 and stack.shape[-3] > 1
+    names = "tczyx"[-stack.ndim :] if named else ""
     axes = Axes.of(stack.shape, settings.channel_axis, names, settings.space)
     plan = Plan.of(settings, stack, axes)
     restored = restore_array(plan, callback)

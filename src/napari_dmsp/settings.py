@@ -485,7 +485,7 @@ class Deblur(Settings):
         super().__post_init__()
         size = self.psf_size
         if self.psf is not None and size is not None:
-            raise DmspError(f"psf_size={size} is for an unknown PSF; give it or psf, not both.")
+            raise DmspError(f"psf_size={size} is for an unknown PSF; give it or psf=, not both.")
         if size is not None and not (is_number(size) and size >= 3):
             raise DmspError(f"psf_size={size!r} must be an odd whole number, at least 3.")
 
@@ -642,20 +642,60 @@ def parse(kind: type[Settings], name: str, text: str) -> Any:
         raise DmspError(f"{name}={text} is not {form}.") from None
 
 
+# Patterns of Python's remedies, and what the shell and the panels say in their stead.
+REMEDIES = {
+    r"with mask=.*?(?=, or)": (
+        "with --mask auto or --mask FILE",
+        "with 'NaN and saturated pixels' as Mask",
+    ),
+    r"mask leaves no pixel.*": (
+        "--mask leaves no pixel of the image; give another one.",
+        "Mask leaves no pixel of the image; choose another one.",
+    ),
+    r"focal plane only: focal_plane.*FILE": (
+        "focal plane only: --psf focal:FILE",
+        "focal plane only: 'planes, by the PSF in focus'",
+    ),
+    r"napari_dmsp\.scale restores images of any size part by part": (
+        "images of any size are restored part by part to an OUT like out.zarr",
+        "the command napari-dmsp restores images of any size part by part, to zarr",
+    ),
+    r"\bchunks=None": ("--chunks as large as the image", "the whole image"),
+    r", or None\.": (".", "."),
+    r" \(overwrite=True\)": ("", ""),
+    r"\bthe same call\b": ("the same command", "the same run"),
+}
+# Options that only the shell has, for large stacks.
+SHELL_ONLY = {"chunks": "--chunks", "planes": "--planes", "survey": "--survey"}
+
+
 def in_words(text: str, kind: type[Settings], face: str) -> str:
-    """Say an error in the words of a face, "shell" or "panel".
+    """Say an error or a warning in the words of a face, "shell" or "panel".
 
     Messages call options as in Python, such as ``iterations=0``.
     """
-    names = {"noise_sigma": "noise"}
-    known = {each.name: about for each, about in options(kind)}
+    shell = face == "shell"
+    for pattern, words in REMEDIES.items():
+        text = re.sub(pattern, words[0] if shell else words[1], text)
+    names = {each.name: about.flag if shell else about.label for each, about in options(kind)}
+    if shell:
+        names |= SHELL_ONLY
+    return rename(text, names | {"noise_sigma": names["noise"]})
+
+
+def rename(text: str, names: Mapping[str, str]) -> str:
+    """Say options of a message, such as ``iterations=0``, by other names."""
 
     def say(match: re.Match[str]) -> str:
-        about = known.get(names.get(match[1], match[1]))
         value = match[2].strip("'\"") if match[2] else ""
-        if about is None:
+        name = names.get(match[1])
+        if not name:
             return match[0]
-        name = about.label if face == "panel" else about.flag.split("/")[0]
-        return f"{name} {value}".strip() if name else match[0]
+        if "/" in name:
+            # A flag for yes and one for no.
+            name, value = name.split("/")[value == "False"], ""
+        elif value in ("True", "False"):
+            value = "yes" if value == "True" else "no"
+        return f"{name} {value}".strip()
 
-    return re.sub(r"\b([a-z_]+)=('[^']*'|\"[^\"]*\"|[^\s;,]*[^\s;,.:])?", say, text)
+    return re.sub(r"(?<![\w/\\])([a-z_]+)=('[^']*'|\"[^\"]*\"|[^\s;,]*[^\s;,.:])?", say, text)

@@ -325,6 +325,28 @@ def test_a_stack_is_restored_plane_by_plane():
     np.testing.assert_array_equal(result.psf, alone[0].psf)
 
 
+@pytest.mark.parametrize("lead", [(1,), (1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("colours", [0, 1, 3])
+def test_axes_of_length_1_stay(lead, colours):
+    plane = data.camera()[100:140, 200:244]
+    plane = np.stack([plane] * colours, axis=-1) if colours else plane
+    stack = np.broadcast_to(plane, (*lead, *plane.shape))
+    options = {"prior": shrink, "iterations": 1, "channel_axis": -1 if colours else None}
+    alone = deblur(plane, gaussian_psf(1), **options).image
+    result = deblur(stack, gaussian_psf(1), **options).image
+    np.testing.assert_array_equal(result, np.broadcast_to(alone, stack.shape))
+
+
+def test_a_depth_of_1_is_no_volume():
+    stack = np.stack([data.camera()[100:140, 200:244]] * 3)
+    psf = np.multiply.outer([0.25, 0.5, 0.25], gaussian_psf(1))
+    options = {"prior": shrink, "iterations": 1}
+    restored = deblur(stack[None], psf, **options).image
+    np.testing.assert_array_equal(restored, deblur(stack, psf, **options).image[None])
+    with pytest.raises(DmspError, match=r"depth of a source of shape \(3, 1, 40, 44\) is 1"):
+        deblur(stack[:, None], psf, **options)
+
+
 def test_a_stack_can_be_stopped():
     stack = np.stack([data.camera()[100:140, 200:244]] * 3)
     result = deblur(stack, gaussian_psf(1), callback=lambda state: state.evaluation == 3)
@@ -336,3 +358,5 @@ def test_a_stack_can_be_stopped():
 def test_colours_are_no_stack():
     with pytest.raises(DmspError, match="give channel_axis=-1 for colour"):
         deblur(np.zeros((40, 44, 3)), gaussian_psf(1))
+    with pytest.raises(DmspError, match="4 axes, expected 2; give channel_axis=-1 for colour"):
+        deblur(np.zeros((2, 40, 44, 3)), gaussian_psf(1))

@@ -420,7 +420,7 @@ def test_written_psf_is_read_again(tmp_path):
 def test_psf_output_is_checked(tmp_path, name, message):
     (tmp_path / "old.npy").touch()
     with pytest.raises(DmspError, match=message):
-        check_psf_output(tmp_path / name, [tmp_path / "out.npy"])
+        check_psf_output(tmp_path / name, [], others=[tmp_path / "out.npy"])
 
 
 def test_mask_files(tmp_path):
@@ -465,7 +465,7 @@ def test_bad_psf_files(tmp_path):
         ("out.jpg", GREY, "u2", "uint16"),
         ("out.jpg", RGBA, "u1", "transparency"),
         ("missing/out.tif", GREY, "u1", "does not exist"),
-        ("in.tif", GREY, "u1", "named twice"),
+        ("in.tif", GREY, "u1", "an input too"),
         ("old.tif", GREY, "u1", "--overwrite"),
         ("folder.tif", GREY, "u1", "is a folder"),
     ],

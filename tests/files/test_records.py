@@ -115,8 +115,10 @@ def test_links_are_written_through(tmp_path, dangling):
     assert not target.is_symlink()
     np.testing.assert_array_equal(read(target), 255 - GREY)
     assert [p.name for p in target.parent.iterdir()] == ["real.png"]
+    with pytest.raises(DmspError, match="an input too"):
+        check_writable(link, overwrite=True, inputs=[target])
     with pytest.raises(DmspError, match="named twice"):
-        check_writable(link, overwrite=True, named=[target])
+        check_writable(link, overwrite=True, others=[target])
 
 
 @posix
@@ -133,8 +135,8 @@ def test_links_that_lead_nowhere(tmp_path):
 def test_other_names_of_a_replaced_file_keep_the_old_one(tmp_path):
     first, second = save(tmp_path / "a.png"), tmp_path / "b.png"
     second.hardlink_to(first)
-    with pytest.raises(DmspError, match="named twice"):
-        check_writable(second, overwrite=True, named=[first])
+    with pytest.raises(DmspError, match="an input too"):
+        check_writable(second, overwrite=True, inputs=[first])
     write_image(second, Picture(255 - GREY))
     np.testing.assert_array_equal(read(first), GREY)
     np.testing.assert_array_equal(read(second), 255 - GREY)

@@ -51,7 +51,6 @@ NAMES = {"iterations": "evaluations", "uncertainty": "error_map"}
 
 # Patterns of sentences of the core, and what a panel says in their stead.
 WORDS = {
-    r"with mask=.*?(?=, or)": "with 'NaN and saturated pixels' as Mask",
     r"\bsigma=": "σ ",
     r"\blength=": "Length ",
     r"\bangle=": "Angle ",

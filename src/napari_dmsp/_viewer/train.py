@@ -20,7 +20,7 @@ from magicgui.widgets import (
 from qtpy.QtWidgets import QSizePolicy
 
 from ..priors import prior_files, priors_folder
-from ..settings import DEVICES
+from ..settings import DEVICES, rename
 from .form import OpenChoice, Panel, form, row
 from .layers import full_resolution
 from .loss_plot import LossPlot
@@ -252,7 +252,8 @@ class TrainPanel(Panel):
         assert self._plot is not None
         self._bar.visible = False
         if outcome.card is None:
-            self._report.value = outcome.error or "Cancelled."
+            fields = {"device": self._device.label, "minutes": self._minutes.label}
+            self._report.value = rename(outcome.error or "Cancelled.", fields)
         else:
             training, scores = outcome.card["training"], outcome.card["validation_psnr"]
             line = (

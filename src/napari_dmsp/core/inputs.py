@@ -376,9 +376,10 @@ def _move_channels(array: NDArray[Any], channel_axis: int | None, space: int = 2
         return _check_volume(array, channel_axis)
     expected = 2 if channel_axis is None else 3
     if array.ndim != expected:
-        hint = "; give channel_axis=-1 for colour" if array.ndim == 3 else ""
-        if array.ndim == 3 and channel_axis is None:
-            hint += ", or a psf with three axes to restore a volume"
+        hint = ""
+        if channel_axis is None and array.ndim > 2:
+            hint = "; give channel_axis=-1 for colour"
+            hint += ", or a psf with three axes to restore a volume" * (array.shape[-1] > 4)
         raise DmspError(
             f"image shape {array.shape} has {array.ndim} axes, expected {expected}{hint}."
         )

@@ -26,7 +26,9 @@ def read_mosaic(mosaic: ArrayLike) -> NDArray[Any]:
     """Return a mosaic as (H, W), which may be given as (H, W, 1) or (1, H, W)."""
     array = take_array(mosaic, "mosaic")
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-        return array[..., 0] if array.shape[-1] == 1 else array[0]
+        array = array[..., 0] if array.shape[-1] == 1 else array[0]
+    if array.ndim != 2:
+        raise DmspError(f"mosaic of shape {array.shape} is not (H, W), one value per pixel.")
     return array
 
 
@@ -44,7 +46,7 @@ def level_mosaic(
         first = [None if levels is None else float(levels[0]) for levels in (black, light)]
         return mosaic, first[0], first[1]
     if black is None:
-        raise DmspError("white has a level for each filter; give background, too.")
+        raise DmspError("white has a level for each filter; give background=, too.")
     channels = cfa_channels(pattern)
     low, bottom = _spread(black, channels, mosaic.shape)
     values = mosaic.astype(np.float64) - low

@@ -179,16 +179,17 @@ def check_output(
     path: Path,
     picture: Picture,
     dtype: np.dtype[Any],
-    named: Collection[Path],
+    inputs: Collection[Path],
     overwrite: bool = False,
+    others: Collection[Path] = (),
 ) -> None:
     """Raise a `DmspError` unless `write_image` will be able to write ``path``.
 
-    ``picture`` is of the form that the output will have; inputs and other outputs, which are
-    ``named``, are never overwritten.
+    ``picture`` is of the form that the output will have; ``inputs`` and the ``others`` that will be
+    written are never overwritten.
     """
     suffix = _check_suffix(path, SUFFIXES)
-    check_writable(path, overwrite, named)
+    check_writable(path, overwrite, inputs, others)
     if suffix in TIFF:
         return
     if picture.axes:
@@ -219,10 +220,15 @@ def fitting_suffix(source: Path, floats: bool = False, colour: bool = False) -> 
     return ".tif" if lost else source.suffix
 
 
-def check_psf_output(path: Path, named: Collection[Path], overwrite: bool = False) -> None:
+def check_psf_output(
+    path: Path,
+    inputs: Collection[Path],
+    overwrite: bool = False,
+    others: Collection[Path] = (),
+) -> None:
     """Make sure that `write_psf` will be able to write ``path``, as `check_output` does."""
     _check_suffix(path, TIFF | NUMPY)
-    check_writable(path, overwrite, named)
+    check_writable(path, overwrite, inputs, others)
 
 
 def write_image(path: Path, picture: Picture) -> None:

@@ -59,18 +59,26 @@ def reading(path: Path) -> Iterator[None]:
         raise DmspError(f"{path} cannot be read, it may be damaged: {error}") from error
 
 
-def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] = ()) -> None:
-    """Raise a `DmspError` unless a file can be written at ``path`` that is none of ``named``."""
+def check_writable(
+    path: Path,
+    overwrite: bool = False,
+    inputs: Collection[Path] = (),
+    others: Collection[Path] = (),
+) -> None:
+    """Raise a `DmspError` unless a file can be written at ``path``.
+
+    It is none of the ``inputs``, and none of the ``others`` that will be written.
+    """
     if len(os.fsencode(path.name)) > NAME_BYTES:
         raise DmspError(
             f"output {path} has a name of {len(os.fsencode(path.name))} bytes; at most "
             f"{NAME_BYTES} are allowed."
         )
+    if any(_is_same(path, other) for other in inputs):
+        raise DmspError(f"output {path} is an input too; choose another name.")
+    if any(_is_same(path, other) for other in others):
+        raise DmspError(f"output {path} is named twice; choose another name.")
     target = Path(os.path.realpath(path))
-    for other in named:
-        both = os.path.exists(path) and os.path.exists(other)
-        if os.path.samefile(path, other) if both else target == Path(os.path.realpath(other)):
-            raise DmspError(f"output {path} is named twice; choose another name.")
     if target.is_symlink():
         raise DmspError(f"output {path} is a link to itself; choose another name.")
     if os.path.isdir(path):
@@ -83,6 +91,13 @@ def check_writable(path: Path, overwrite: bool = False, named: Collection[Path] 
         if not os.access(path, os.W_OK):
             raise DmspError(f"output {path} is write-protected; choose another name.")
     check_folder(target.parent)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two names are, or would be, those of one file."""
+    if os.path.exists(path) and os.path.exists(other):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def make_folder(folder: Path) -> None:

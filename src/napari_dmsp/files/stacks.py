@@ -102,13 +102,13 @@ class Stack:
         """
         lead = self.array.ndim - 2 - (self.channel_axis is not None)
         if len(planes) > lead:
-            raise DmspError(f"planes={planes} cut {len(planes)} axes; there are {lead}.")
+            raise DmspError(f"planes= cuts {len(planes)} axes; there are {lead}.")
         cuts = [p if isinstance(p, slice) else slice(p, p + 1 or None) for p in planes]
         if any(cut.step == 0 for cut in cuts):
-            raise DmspError(f"planes={planes} has a step of 0; leave it out to take every plane.")
+            raise DmspError("planes= has a step of 0; leave it out to take every plane.")
         array, axes = self.array[tuple(cuts)], list(self.axes)
         if 0 in array.shape:
-            raise DmspError(f"planes={planes} is no part of a stack of shape {self.array.shape}.")
+            raise DmspError(f"planes= is no part of a stack of shape {self.array.shape}.")
         for i, cut in enumerate(cuts if axes else []):
             begin, _, step = cut.indices(self.array.shape[i])
             axes[i] = axes[i].cut(begin, step)

@@ -149,6 +149,11 @@ class Axes:
                     "give its focal plane only: focal_plane(psf), in the shell focal:FILE."
                 )
             depth = next((axis for axis in lead if known[axis] == "z"), among[-1])
+            if shape[depth] == 1 < max(shape[axis] for axis in among):
+                raise DmspError(
+                    f"the psf has three axes, the depth of a source of shape {tuple(shape)} is 1 "
+                    f"along axis {depth}; the depth is the last axis before rows and columns."
+                )
         axes = tuple(int(n) for n in shape)
         return cls(axes, plane[0], plane[1], colours, channels, depth)
 

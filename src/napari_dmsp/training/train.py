@@ -90,7 +90,7 @@ class Recipe:
                 f"architecture={self.architecture!r} is unknown; use {' or '.join(ARCHITECTURES)}."
             )
         if self.noise_sigma is None and self.architecture == "dncnn":
-            raise DmspError("architecture='dncnn' learns one noise level; give noise_sigma.")
+            raise DmspError("architecture='dncnn' learns one noise level; give it as noise_sigma=.")
         if self.noise_sigma is not None and not 0 < self.noise_sigma <= 1:
             raise DmspError(
                 f"noise_sigma={self.noise_sigma:g} must be above 0 and at most 1, as images are."
