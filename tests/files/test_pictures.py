@@ -1,4 +1,5 @@
 import json
+from xml.etree import ElementTree
 
 import imagecodecs
 import imageio.v3 as iio
@@ -13,6 +14,7 @@ from napari_dmsp.files import (
     Picture,
     check_output,
     check_psf_output,
+    open_stack,
     read_image,
     read_mask,
     read_planes,
@@ -156,6 +158,34 @@ def test_ome_pixel_size_is_kept(tmp_path):
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         for key, value in sizes.items():
             assert f'{key}="{value}"' in file.ome_metadata
+
+
+def test_ome_positions_follow_the_grid(tmp_path):
+    path, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    stack = random_image((2, 3, 20, 30), "u2")
+    metadata = {"axes": "CZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.75, "PhysicalSizeZ": 2.0}
+    places = {"PositionX": [1.5] * 6, "PositionXUnit": ["mm"] * 6}
+    places |= {"PositionY": [-8.0] * 6, "PositionYUnit": ["µm"] * 6}
+    places |= {"PositionZ": [10.0, 12.0, 14.0] * 2, "PositionZUnit": ["µm"] * 6}
+    tifffile.imwrite(path, stack, ome=True, metadata={**metadata, "Plane": places})
+    assert [axis.origin for axis in open_stack(path).axes] == [0, 10, -8, 1500]
+    # Three times the rows, twice the columns: the first pixel lies nearer to the edge.
+    write_image(out, read_planes(path).with_pixels(random_image((2, 3, 60, 60), "u2")))
+    assert [axis.origin for axis in open_stack(out).axes] == [0, 10, -8.25, 1499.875]
+    with tifffile.TiffFile(out) as file:
+        last = ElementTree.fromstring(file.ome_metadata).findall(".//{*}Plane")[-1]
+    assert [last.attrib[f"The{name}"] for name in "CZT"] == ["1", "2", "0"]
+    assert (last.attrib["PositionZ"], last.attrib["PositionZUnit"]) == ("14.0", "µm")
+
+
+def test_positions_without_a_length_are_left_out(tmp_path):
+    metadata = {"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    places = {"PositionX": [3.0], "PositionY": [4.0], "PositionYUnit": ["reference frame"]}
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(
+        path, random_image(GREY, "u2"), ome=True, metadata={**metadata, "Plane": places}
+    )
+    assert [axis.origin for axis in open_stack(path).axes] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["plain", "imagej", "ome"])

@@ -30,10 +30,23 @@ def reopened(viewer, tmp_path):
 
 
 PLACES = {
-    "plane": ((6, 7), {"scale": (0.2, 0.1), "units": ("um", "um"), "axis_labels": ("y", "x")}),
+    "plane": (
+        (6, 7),
+        {
+            "scale": (0.2, 0.1),
+            "translate": (30.0, -4.0),
+            "units": ("um", "um"),
+            "axis_labels": ("y", "x"),
+        },
+    ),
     "volume": (
         (4, 6, 7),
-        {"scale": (500, 90, 80), "units": ("nm",) * 3, "axis_labels": ("z", "y", "x")},
+        {
+            "translate": (-700, 5000.5, 0.25),
+            "scale": (500, 90, 80),
+            "units": ("nm",) * 3,
+            "axis_labels": ("z", "y", "x"),
+        },
     ),
     "time": (
         (3, 6, 7),
@@ -47,6 +60,7 @@ PLACES = {
             "axis_labels": ("t", "c", "z", "y", "x"),
         },
     ),
+    "moved": ((4, 6, 7), {"translate": (1, 0, 2.5), "axis_labels": ("z", "y", "x")}),
     "plain": ((4, 6, 7), {"axis_labels": ("z", "y", "x")}),
     "pixels": ((6, 7), {"scale": (2, 3), "axis_labels": ("y", "x")}),
 }
@@ -62,6 +76,7 @@ def test_pixels_and_their_place_are_kept(viewer, reopened, place):
         assert_array_equal(again.data, data)
         assert again.data.dtype == dtype
         assert_allclose(again.scale, layer.scale)
+        assert_allclose(again.translate, layer.translate)
         assert again.units == layer.units
         assert again.axis_labels == layer.axis_labels
         assert not again.rgb

@@ -78,6 +78,7 @@ def read_layers(path: str | list[str]) -> list[LayerData]:
         "name": name,
         "rgb": rgb,
         "scale": [axis.spacing for axis in axes],
+        "translate": [axis.origin for axis in axes],
         "units": [axis.unit or "pixel" for axis in axes],
         "axis_labels": [axis.name for axis in axes],
         "metadata": {RECORD: stack.record} if stack.record else {},
@@ -94,6 +95,7 @@ def _picture(data: Any, options: dict[str, Any]) -> Picture:
     labels = [str(label).lower() for label in options.get("axis_labels") or range(ndim)]
     units = [1 * unit for unit in options.get("units") or ()]
     scale = [float(size) for size in options.get("scale", np.ones(ndim))]
+    place = [float(origin) for origin in options.get("translate", np.zeros(ndim))]
     plane = [ndim - 2, ndim - 1]
     if {"y", "x"} <= set(labels):
         plane = [labels.index("y"), labels.index("x")]
@@ -102,7 +104,7 @@ def _picture(data: Any, options: dict[str, Any]) -> Picture:
     order = [*lead, *plane]
     metadata: dict[str, Any] = {"Name": options["name"], "Channel": {"Name": [options["name"]]}}
     for axis, letter in zip(order, [*letters, "Y", "X"], strict=True):
-        metadata |= _size(letter, scale[axis], units, axis)
+        metadata |= _size(letter, scale[axis], place[axis], units, axis)
     if record := options.get("metadata", {}).get(RECORD):
         metadata["Description"] = as_json({RECORD: record})
     pixels = _fitting(pixels.transpose([*order, *range(ndim, pixels.ndim)]), options["name"])
@@ -126,8 +128,13 @@ def _is(units: Sequence[Any], axis: int, what: str) -> bool:
     return bool(units) and units[axis].check(f"[{what}]")
 
 
-def _size(letter: str, size: float, units: Sequence[Any], axis: int) -> dict[str, Any]:
-    """Return the distance of pixels along an axis as OME has it; nothing if it is not known."""
+def _size(
+    letter: str, size: float, origin: float, units: Sequence[Any], axis: int
+) -> dict[str, Any]:
+    """Return the distance of pixels along an axis, and where the first one lies, as OME has it.
+
+    Nothing if it is not known.
+    """
     if letter == "T":
         known = _is(units, axis, "time")
         unit = f"{units[axis].units:~}"
@@ -135,8 +142,10 @@ def _size(letter: str, size: float, units: Sequence[Any], axis: int) -> dict[str
     if letter not in "ZYX":
         return {}
     unit = f"{units[axis].units:~}" if _is(units, axis, "length") else "pixel"
+    if unit == "pixel" and size == 1 and not origin:
+        return {}
     name = f"PhysicalSize{letter}"
-    return {} if unit == "pixel" and size == 1 else {name: size, f"{name}Unit": unit}
+    return {name: size, f"{name}Unit": unit} | ({f"Position{letter}": origin} if origin else {})
 
 
 def _fitting(pixels: Any, name: str) -> Any:

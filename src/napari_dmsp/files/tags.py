@@ -126,16 +126,29 @@ def dots_per_inch(tags: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def refine(tags: dict[str, Any], down: float, right: float) -> dict[str, Any]:
-    """Divide the pixel size, where there are ``down`` and ``right`` times as many pixels."""
+    """Divide the pixel size, where there are ``down`` and ``right`` times as many pixels.
+
+    Both grids share their outer edges: the first of the smaller pixels lies nearer to them.
+    """
     tags = dict(tags)
     if "resolution" in tags:
         x, y = tags["resolution"]
         tags["resolution"] = x * right, y * down
-    if tags.get("ome"):
-        factors = {"PhysicalSizeX": right, "PhysicalSizeY": down}
-        sizes = tags["metadata"]
-        tags["metadata"] = {k: v / factors[k] if k in factors else v for k, v in sizes.items()}
-    return tags
+    known = dict(tags.get("metadata", {}))
+    for letter, factor in (("X", right), ("Y", down)):
+        size, place, origin = (
+            f"PhysicalSize{letter}",
+            f"Position{letter}",
+            f"{letter.lower()}origin",
+        )
+        if tags.get("ome") and size in known:
+            known[size] /= factor
+            if place in known:
+                known[place] += known[size] * (1 - factor) / 2
+        if tags.get("imagej") and origin in known:
+            # Of the corner of the first pixel, in pixels.
+            known[origin] *= factor
+    return tags | ({"metadata": known} if known else {})
 
 
 def _as_bytes(value: Any) -> Any:

@@ -261,8 +261,10 @@ def write_tiff(path: Path, pixels: Pixels, picture: Picture) -> None:
         names = tags.get("metadata", {}).get("Channel", {})
         dropped = {"Channel"} if any(len(each) != channels for each in names.values()) else set()
         dropped |= set(IMAGEJ_CHANNELS) if samples else set()
+        dropped |= {f"Position{letter}" for letter in "XYZ"}
         kept = {k: v for k, v in tags.get("metadata", {}).items() if k not in dropped}
-        tags["metadata"] = {**kept, "axes": axes}
+        planes = _planes(tags["metadata"], picture.axes, pixels.shape) if tags.get("ome") else {}
+        tags["metadata"] = {**kept, **planes, "axes": axes}
     options: dict[str, Any] = {
         name: tags[name]
         for name in ("resolution", "resolutionunit", "imagej", "ome", "metadata")
@@ -555,6 +557,9 @@ def _tags(
             x_, y_ = "PhysicalSizeX", "PhysicalSizeY"
             swapped = {x_: y_, y_: x_, f"{x_}Unit": f"{y_}Unit", f"{y_}Unit": f"{x_}Unit"}
             metadata = {swapped.get(name, name): value for name, value in metadata.items()}
+        if layout.orientation != 1:
+            # The first pixel is another one.
+            metadata = {k: v for k, v in metadata.items() if not k.startswith("Position")}
         if any(name in metadata for name in OME_SIZES):
             # OME has sizes of its own.
             tags.pop("resolution", None)
@@ -582,11 +587,46 @@ def _ome(text: str, number: int) -> dict[str, Any]:
             metadata[name] = float(pixels.attrib[name])
         if f"{name}Unit" in pixels.attrib:
             metadata[f"{name}Unit"] = pixels.attrib[f"{name}Unit"]
+    first = [
+        plane.attrib
+        for plane in pixels.findall("{*}Plane")
+        if all(plane.attrib.get(f"The{letter}") == "0" for letter in "ZCT")
+    ]
+    for letter in "XYZ" if first else "":
+        metadata |= _position(letter, pixels.attrib, first[0])
     channels = [channel.attrib for channel in pixels.findall("{*}Channel")]
     for name in (*OME_CHANNEL, *(f"{name}Unit" for name in OME_CHANNEL)):
         if channels and all(name in channel for channel in channels):
             metadata.setdefault("Channel", {})[name] = [channel[name] for channel in channels]
     return metadata
+
+
+def _position(letter: str, pixels: dict[str, str], plane: dict[str, str]) -> dict[str, float]:
+    """Return where a plane lies along an axis, in the unit of its pixel size; nothing without."""
+    name, size = f"Position{letter}", f"PhysicalSize{letter}"
+    if name not in plane or size not in pixels:
+        return {}
+    # The defaults of the format.
+    own = named_unit(plane.get(f"{name}Unit", "reference frame"))
+    wanted = named_unit(pixels.get(f"{size}Unit", "µm"))
+    if own != wanted and not {own, wanted} <= MICROMETRES.keys():
+        return {}
+    factor = 1.0 if own == wanted else MICROMETRES[own] / MICROMETRES[wanted]
+    return {name: float(plane[name]) * factor}
+
+
+def _planes(known: dict[str, Any], axes: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return where all planes lie as `tifffile.imwrite` takes it, from where the first one does."""
+    lead = shape[: len(axes)]
+    slices = np.indices(lead)[axes.index("Z")].ravel() if "Z" in axes else np.zeros(prod(lead))
+    found: dict[str, list[Any]] = {}
+    for letter in "XYZ":
+        name, size = f"Position{letter}", f"PhysicalSize{letter}"
+        if name in known:
+            step = known[size] if letter == "Z" else 0.0
+            found[name] = [float(known[name] + step * z) for z in slices]
+            found[f"{name}Unit"] = [known.get(f"{size}Unit", "µm")] * len(slices)
+    return {"Plane": found} if found else {}
 
 
 def _record(text: str | None, number: int) -> dict[str, Any]:
@@ -616,7 +656,11 @@ def _axes(tags: dict[str, Any], letters: str) -> tuple[Axis, ...]:
             key = f"PhysicalSize{name.upper()}"
             if key in known:
                 # The default of the format.
-                found[name] = Axis(name, named_unit(known.get(f"{key}Unit", "µm")), known[key])
+                unit, origin = (
+                    known.get(f"{key}Unit", "µm"),
+                    known.get(f"Position{name.upper()}", 0.0),
+                )
+                found[name] = Axis(name, named_unit(unit), known[key], origin)
         if "TimeIncrement" in known:
             unit = named_unit(known.get("TimeIncrementUnit", "s"))
             found["t"] = Axis("t", unit, known["TimeIncrement"])
