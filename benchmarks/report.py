@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,28 +34,33 @@ def report(
 ) -> list[Row]:
     """Write every row as it comes, and print the tables of each set once they are complete."""
     printers = {FIGURE_3: print_ratios, CURVE: print_curves} | (printers or {})
+    with writing(file, FIELDS) as write:
+        return _report(rows, write, printers)
+
+
+@contextmanager
+def writing(file: Path | None, fields: Sequence[str]) -> Iterator[Callable[[Row], None]]:
+    """Give a function that writes a row as it comes, floats with five digits; or nothing."""
     if file is None:
-        return _report(rows, lambda _: None, printers)
+        yield lambda _: None
+        return
     with open(file, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, FIELDS, restval="")
+        writer = csv.DictWriter(stream, fields, restval="")
         writer.writeheader()
 
         def write(row: Row) -> None:
-            rounded = {k: f"{v:.5g}" for k, v in row.items() if k in NUMBERS and v is not None}
-            writer.writerow(row | rounded)
+            short = {k: f"{v:.5g}" for k, v in row.items() if isinstance(v, float)}
+            writer.writerow(row | short)
             stream.flush()
 
-        return _report(rows, write, printers)
+        yield write
 
 
 def write_rows(rows: list[Row], file: Path | None) -> None:
     """Write rows of any fields, those of the first one."""
-    if file is None:
-        return
-    with open(file, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with writing(file, list(rows[0])) as write:
+        for row in rows:
+            write(row)
 
 
 def _report(

@@ -27,7 +27,6 @@ pip install ci-deconvolve==3.1.0 (Python 3.12; on 3.11 unpack its wheel and add 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib
 import importlib.util
 import io
@@ -47,6 +46,7 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from protocol import print_table
+from report import writing
 from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.ndimage import binary_dilation, gaussian_filter
 from skimage.restoration import richardson_lucy
@@ -506,21 +506,13 @@ def main(
     )
     size, psf_side = size or (32 if quick else 64), psf_side or (23 if quick else 31)
     rows: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if csv_file:
-            stream = stack.enter_context(open(csv_file, "w", newline="", encoding="utf-8"))
-            writer = csv.DictWriter(stream, FIELDS)
-            writer.writeheader()
+    with writing(csv_file, FIELDS) as write:
         for number, ((told, name), light, kind, s) in enumerate(cases):
             case = make_case(data, name, kind, told, light, s, size, psf_side)
             images: dict[str, Any] = {}
             for row in measure(case, methods, images):
                 rows.append(row)
-                if writer:
-                    short = {k: f"{v:.5g}" for k, v in row.items() if isinstance(v, float)}
-                    writer.writerow(row | short)
-                    stream.flush()
+                write(row)
             if number == 0 and picture:
                 draw(case, images, picture)
     tables(rows, {m.name for m in methods if m.ours})

@@ -29,9 +29,7 @@ GAP = 8
 
 def deblur_panel(viewer: napari.Viewer) -> Any:
     """Remove motion blur from the sample."""
-    viewer.open_sample("napari-dmsp", "colour_photograph")
-    # The other layers of the sample would take a cell of the grid each.
-    del viewer.layers["dog truth"], viewer.layers["dog PSF"]
+    open_photograph(viewer, "colour_photograph")
     panel = open_panel(viewer, "Deblur")
     panel.inputs.psf.value = "motion"
     panel.inputs.angle.value = 30
@@ -130,8 +128,7 @@ def stack(viewer: napari.Viewer) -> None:
 
 def photograph(viewer: napari.Viewer) -> None:
     """Find the shake of a photograph in a part of it."""
-    viewer.open_sample("napari-dmsp", "grey_photograph")
-    del viewer.layers["city truth"], viewer.layers["city PSF"]
+    open_photograph(viewer, "grey_photograph")
     panel = open_panel(viewer, "Deblur")
     panel.inputs.psf.value = "unknown"
     viewer.window.resize(1150, 640)
@@ -146,8 +143,7 @@ def photograph(viewer: napari.Viewer) -> None:
 
 def drawn_line(viewer: napari.Viewer) -> None:
     """Draw the shake of a photograph along the trace of a light."""
-    viewer.open_sample("napari-dmsp", "grey_photograph")
-    del viewer.layers["city truth"], viewer.layers["city PSF"]
+    open_photograph(viewer, "grey_photograph")
     line = viewer.add_shapes(
         [[[358, 350], [366, 357]]], shape_type="line", edge_color="red", edge_width=1, name="trace"
     )
@@ -192,7 +188,8 @@ def save(name: str) -> None:
     viewer.fit_to_view()
     viewer.status = ""
     QTest.qWait(1000)
-    viewer.screenshot(IMAGES / f"{name}.png", canvas_only=False, flash=False)
+    whole = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
+    Image.fromarray(whole).save(IMAGES / f"{name}.png", optimize=True)
     panel.cancel()
     wait(panel)
     viewer.close()
@@ -231,6 +228,14 @@ def look_at(viewer: napari.Viewer, centre: tuple[float, float], zoom: float) -> 
     camera.center, camera.zoom = centre, zoom
     # Until it is drawn, the visible area is what it was.
     QTest.qWait(500)
+
+
+def open_photograph(viewer: napari.Viewer, key: str) -> None:
+    """Open a sample without its truth and its kernel, which would take a cell of the grid each."""
+    viewer.open_sample("napari-dmsp", key)
+    for layer in list(viewer.layers):
+        if layer.name.endswith(("truth", "PSF")):
+            viewer.layers.remove(layer)
 
 
 def sample(viewer: napari.Viewer, key: str, name: str) -> Any:

@@ -218,6 +218,22 @@ def test_bad_images_do_not_stop_the_others(images):
         assert file.asarray().dtype == np.uint16
 
 
+def test_different_priors_of_a_batch_are_named():
+    Path("in").mkdir()
+    iio.imwrite("in/bright.png", random_image((32, 32)))
+    dark = random_image((32, 32), "u2", seed=1) // 100
+    dark[12:16, 12:16] += 3000
+    tifffile.imwrite("in/dark.tif", dark)
+    result = run(*DEBLUR, "in", "out")
+    assert "(estimated), prior gray, 1 evaluations" in result.stdout
+    assert "(estimated), prior microscopy, 1 evaluations" in result.stdout
+    mixed = "different priors, 'gray' (1) and 'microscopy' (1), by how each looks"
+    assert mixed in result.stderr
+    assert "such as --prior gray." in result.stderr
+    assert "different priors" not in run(*DEBLUR, "in", "out2", "--prior", "gray").stderr
+    assert "different priors" not in run(*DEBLUR, "in/bright.png", "out3/").stderr
+
+
 def test_existing_outputs_are_errors_of_their_images(pair):
     touch("out/a.png", "out/b.png.json")
     result = run(*DEBLUR, "in/*.png", "out")

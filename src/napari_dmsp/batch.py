@@ -235,6 +235,7 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     for folder in {path.parent for files in batch for path in files.outputs}:
         make_folder(folder)
     failures: list[str] = []
+    chosen: dict[str, int] = {}
     # Only mininterval limits how often the evaluations are shown.
     with _listed(failures), tqdm(total=len(batch), unit="image", miniters=0, smoothing=0) as bar:
         for files in batch:
@@ -251,9 +252,25 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
             else:
                 said = summarize(results, task.settings.noise is not None, task.say)
                 bar.write(f"{on_one_line(files.image)}: {said}")
+                for name in _priors(results):
+                    chosen[name] = chosen.get(name, 0) + 1
             bar.update()
         bar.set_postfix_str("")
+    # Colour has a prior of its own; grey images are told apart by how they look.
+    grey = {name: count for name, count in chosen.items() if name != "rgb"}
+    if task.settings.prior is None and len(grey) > 1:
+        counts = " and ".join(f"{name!r} ({count})" for name, count in sorted(grey.items()))
+        print(
+            f"Warning: images were restored with different priors, {counts}, by how each looks; "
+            f"give one to all that are to be compared, such as --prior {max(grey, key=grey.get)}.",
+            file=sys.stderr,
+        )
     return len(failures)
+
+
+def _priors(results: Sequence[Restoration]) -> list[str]:
+    """Return the names of the priors that restored the planes of an image, each once."""
+    return list(dict.fromkeys(result.settings["prior"] for result in results))
 
 
 def is_stack(sources: Sequence[str], target: str) -> bool:
@@ -366,7 +383,8 @@ def summarize(
     noise = " to ".join(dict.fromkeys(levels))
     planes = "" if len(results) == 1 else f"{len(results)} planes, "
     line = (
-        f"{planes}noise {noise} ({kind}), {sum(r.evaluations for r in results)} evaluations, "
+        f"{planes}noise {noise} ({kind}), prior {' and '.join(_priors(results))}, "
+        f"{sum(r.evaluations for r in results)} evaluations, "
         f"{sum(r.seconds for r in results):.1f} s"
     )
     warnings = dict.fromkeys(text for result in results for text in result.warnings)

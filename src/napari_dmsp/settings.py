@@ -428,7 +428,7 @@ def _psf(help: str, auto: str) -> Any:
         label="PSF",
         flag="--psf",
         auto=auto,
-        metavar="FILE|gaussian:S|motion:L,A|widefield:na=N,wavelength=W|bead:FILE",
+        metavar="FILE | gaussian:S | motion:L,A | widefield:na=N,... | bead:FILE | focal:FILE",
         more="In the orientation of ``scipy.signal.convolve2d``; normalised to sum 1. The origin "
         "is the central pixel, of even sides the central one that is nearest to the mass; one in "
         "the first pixel is moved there. A background is subtracted, and said in the warnings.",

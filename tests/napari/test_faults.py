@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -499,3 +501,16 @@ def test_two_panels_fit_a_small_screen(qtbot, viewer, fake_prior, open_panel, gr
     # Less than before the first run, of which there was a hint.
     assert all(now <= before for now, before in zip(least(), closed, strict=True))
     assert height() <= 720
+
+
+def test_a_removed_image_is_not_kept(viewer, qtbot):
+    _, panel = viewer.window.add_plugin_dock_widget("napari-dmsp", "Deblur")
+    layer = viewer.add_image(np.eye(40), name="large")
+    panel._say("About the large image.")
+    gone = weakref.ref(layer)
+    del layer
+    viewer.layers.clear()
+    assert panel._report.value == ""
+    qtbot.wait(100)
+    gc.collect()
+    assert gone() is None

@@ -11,6 +11,7 @@ from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 import numpy as np
 from magicgui.widgets import ComboBox, FileEdit, Label, PushButton, Widget
@@ -433,12 +434,16 @@ class RunPanel(Panel):
         super()._say(text)
 
     def _choices(self) -> tuple[Any, ...]:
-        return tuple(
+        """Return what is chosen, of layers references that do not keep them."""
+        from napari.layers import Layer
+
+        values = (
             widget.value
             for part in (self.inputs, self.advanced)
             for widget in part
             if hasattr(widget, "value")
         )
+        return tuple(ref(value) if isinstance(value, Layer) else value for value in values)
 
     def _follow_layers(self) -> None:
         """Look again when the user changes one of the chosen layers."""
