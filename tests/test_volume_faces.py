@@ -226,6 +226,9 @@ def test_beads_in_the_shell(tmp_path):
     text = f"bead:{tmp_path / 'b.ome.tif'}"
     result = shell(tmp_path / "in.ome.tif", tmp_path / "o.tif", "--psf", text, "--iterations", 1)
     assert result.exit_code == 0, result.output
+    # What was done is no warning.
+    assert "Averaged 1 of 1 beads" in result.stderr
+    assert "Warning: Averaged" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -259,10 +259,11 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
     # Colour has a prior of its own; grey images are told apart by how they look.
     grey = {name: count for name, count in chosen.items() if name != "rgb"}
     if task.settings.prior is None and len(grey) > 1:
+        most = max(grey, key=lambda name: grey[name])
         counts = " and ".join(f"{name!r} ({count})" for name, count in sorted(grey.items()))
         print(
             f"Warning: images were restored with different priors, {counts}, by how each looks; "
-            f"give one to all that are to be compared, such as --prior {max(grey, key=grey.get)}.",
+            f"give one to all that are to be compared, such as --prior {most}.",
             file=sys.stderr,
         )
     return len(failures)

@@ -338,10 +338,10 @@ def _restore(
     if values.get("mask") not in (None, AUTO_MASK):
         values["mask"] = read_mask(Path(values["mask"]))
     if "psf" in values:
-        psf, warnings = make_psf(values["psf"], lambda: batch.first_image(sources, target))
+        psf, said = make_psf(values["psf"], lambda: batch.first_image(sources, target))
         values["psf"] = psf
-        for text in warnings:
-            typer.echo(f"Warning: {on_one_line(text)}", err=True)
+        for text in said:
+            typer.echo(on_one_line(text), err=True)
     task = batch.Task(
         kind.of(**values),
         floats=dtype is OutputDtype.float32,

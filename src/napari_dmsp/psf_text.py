@@ -49,8 +49,8 @@ def make_psf(text: str, find_image: Callable[[], Path]) -> tuple[NDArray[Any], S
     -------
     psf : ndarray
         (kh, kw), or (kd, kh, kw) for volumes, or with channels before.
-    warnings : sequence of str
-        Sentences for the user.
+    said : sequence of str
+        Sentences for the user, warnings with that word before them.
 
     Raises
     ------
@@ -68,14 +68,12 @@ def make_psf(text: str, find_image: Callable[[], Path]) -> tuple[NDArray[Any], S
         if not (rest or form in MICROSCOPES):
             raise ValueError(text)
         if form in MICROSCOPES:
-            found = _microscope(form, _pairs(rest.split(",") if rest else ()), find_image)
-            return found.values, (*found.notes, *found.warnings)
+            return _told(_microscope(form, _pairs(rest.split(",") if rest else ()), find_image))
         if form == "focal":
             return focal_plane(read_psf(Path(rest))), ()
         if form == "bead":
             name, *others = rest.split(",")
-            found = _bead(Path(name), _pairs(others), find_image)
-            return found.values, (*found.notes, *found.warnings)
+            return _told(_bead(Path(name), _pairs(others), find_image))
         values = [float(n) for n in rest.split(",")]
         if form == "gaussian":
             (sigma,) = values
@@ -95,6 +93,11 @@ def bead_file(text: str) -> Path | None:
     """Return the file of beads that a text names; None without any."""
     form, _, rest = text.partition(":")
     return Path(rest.split(",")[0]) if form == "bead" and rest else None
+
+
+def _told(psf: Psf) -> tuple[NDArray[Any], Sequence[str]]:
+    """Return the values of a PSF, and what is to be said of it."""
+    return psf.values, (*psf.notes, *(f"Warning: {text}" for text in psf.warnings))
 
 
 def _pairs(parts: Sequence[str]) -> dict[str, str]:
