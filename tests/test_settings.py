@@ -190,6 +190,8 @@ def test_code_makes_the_settings_again():
         ("shell", "give channel_axis=-1 for colour", "give channel_axis=-1 for colour"),
         ("panel", "use tile=512, or device='cpu'.", "use Tile 512, or Device cpu."),
         ("shell", "linear=True was chosen", "--linear was chosen"),
+        ("shell", "give psf_size=, and", "give --psf-size, and"),
+        ("panel", "a psf_size= near the blur", "a Size of the PSF near the blur"),
         ("shell", "give linear=False.", "give --no-linear."),
         ("panel", "give linear=True.", "give Linear yes."),
         ("shell", "chunks=3 must be at least 64, or None.", "--chunks 3 must be at least 64."),

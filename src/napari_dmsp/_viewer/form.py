@@ -63,7 +63,9 @@ WORDS = {
     r"\bdepth=": "Depth ",
     r"\bpinhole=": "Pinhole ",
     r"\bsheet_thickness=": "Sheet ",
+    r"\bbead_diameter=(?=,)": "Diameter",
     r"\bbead_diameter=": "Diameter ",
+    r"\bvoxel_size=": "Voxel (µm)",
     r"\bleave it out(?= to estimate)": "leave it empty",
 }
 

@@ -166,8 +166,8 @@ def bead_psf(
         values = _resample(values, middle, [n // 2 for n in sides], ratio, blur=True).clip(0)
     if not values.sum() > 0:
         raise DmspError(
-            "Nothing of the beads stands out of the noise: check voxel_size and bead_diameter, or "
-            "give an image with brighter beads."
+            "Nothing of the beads stands out of the noise: check voxel_size= and bead_diameter=, "
+            "or give an image with brighter beads."
         )
     values /= values.sum()
 

@@ -81,12 +81,12 @@ VOLUME_RATIO = 1.2
 # Why an image is returned as it is.
 SHARP_IMAGE = (
     "No blur wider than about 3 pixels was found: the image is returned as it is. If it is "
-    "blurred, give psf_size, and its PSF is looked for."
+    "blurred, give psf_size=, and its PSF is looked for."
 )
 NOT_ONE = (
     "The blur is probably not one kernel: with the best that was found, the image left its range, "
-    "so it is returned as it is. Give a part that is blurred evenly, the psf, or a psf_size near "
-    "the blur."
+    "so it is returned as it is. Give a part that is blurred evenly, the psf, or a psf_size= "
+    "near the blur."
 )
 # What large volumes are restored with.
 NEAR_ONLY = (
