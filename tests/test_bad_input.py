@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -25,13 +25,6 @@ from napari_dmsp.core.psf import gaussian_psf, motion_psf
 from napari_dmsp.errors import DmspError
 from napari_dmsp.settings import TASKS, Photons, options
 
-few = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 stacks = pytest.importorskip("napari_dmsp.scale")
 
 DTYPES = [
@@ -246,12 +239,12 @@ def test_functions(function):
 
 
 @pytest.mark.parametrize("task", [deblur, superres, demosaic])
-def test_python(task):
+def test_python(task, cases):
     choices = {**SHARED, **OWN[task]}
     if task is demosaic:
         del choices["channel_axis"]
 
-    @few
+    @cases(25)
     @given(image=images(), data=st.data())
     def check(image, data):
         names = data.draw(st.lists(st.sampled_from(sorted(choices)), max_size=2, unique=True))
@@ -391,8 +384,8 @@ def check_shell(folder, arguments, result):
 
 
 @pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
-def test_shell(tmp_path, small_prior, kind):
-    @settings(few, max_examples=12)
+def test_shell(tmp_path, small_prior, kind, cases):
+    @cases(12)
     @given(data=st.data(), seed=st.integers(0, 99))
     def check(data, seed):
         folder = tmp_path / uuid.uuid4().hex

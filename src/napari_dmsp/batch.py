@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Job, Restoration, State, run
+from .core.device import explain_failures
 from .core.job import describe_planes
 from .errors import DmspError, on_one_line
 from .files import (
@@ -27,6 +29,7 @@ from .files import (
     Picture,
     check_output,
     check_psf_output,
+    check_room,
     check_writable,
     error_beside,
     fitting_suffix,
@@ -122,6 +125,10 @@ class Task:
             axes = Axes.of(pixels.shape, picture.channel_axis, names[: pixels.ndim], space)
             work = Plan.of(self.settings, pixels, axes, survey=self.survey, dtype=dtype)
         self._check_outputs(files, picture, work.dtype)
+        if files.image.suffix.lower() in FLOATS:
+            # These are not compressed.
+            each = work.dtype.itemsize + (0 if files.error is None else 4)
+            check_room(files.image, each * math.prod(work.shape))
         token = Token()
         with _named(files.source), stopping(token):
             restored = restore_array(work, watch=partial(watch, work), token=token)
@@ -241,12 +248,13 @@ def restore_batch(task: Task, batch: Sequence[Files]) -> int:
         for files in batch:
             try:
                 name = on_one_line(files.source.name)
-                results = task.restore(files, partial(_show_within, bar, name))
+                with explain_failures(task.settings.device):
+                    results = task.restore(files, partial(_show_within, bar, name))
             except KeyboardInterrupt as stop:
                 done = f"{bar.n} of {len(batch)} images were restored before"
                 told = f"{stop} {done}" if str(stop) else f"Stopped: {done}"
                 raise KeyboardInterrupt(f"{told}; the same command goes on.") from None
-            except (DmspError, MemoryError) as error:
+            except DmspError as error:
                 text, name = on_one_line(task.say(str(error))), on_one_line(files.source)
                 failures.append(text if text.startswith(name) else f"{name}: {text}")
             else:

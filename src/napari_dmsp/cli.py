@@ -294,8 +294,11 @@ def _train_words(text: str) -> str:
 @contextmanager
 def _one_line_errors(say: Callable[[str], str] = str) -> Iterator[None]:
     """Turn the errors that users can mend, and Ctrl-C, into one line and exit codes 2 and 130."""
+    from .core.device import explain_failures
+
     try:
-        yield
+        with explain_failures("auto"):
+            yield
     except KeyboardInterrupt as stop:
         # A bar may stand on the line.
         typer.echo(f"\n{on_one_line(say(str(stop)) or 'Stopped: nothing was kept.')}", err=True)

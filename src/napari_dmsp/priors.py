@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 BUNDLED = Path(str(resources.files(__package__) / "weights"))
 # Infix of files that hold an unfinished training.
 STATE = ".state"
+# Most bytes of a weights file's header and of a card, and most numbers of a network: far more than
+# any has that is trained here.
+MOST_HEADER, MOST_CARD, MOST_WEIGHTS = 2**20, 2**24, 2**28
 # What `is_fluorescence` calls dark, as a part of the range, and the side of its blocks.
 DARK, BLOCK = 0.1, 4
 
@@ -41,6 +45,35 @@ def prior_files() -> dict[str, Path]:
 def available_priors() -> list[str]:
     """Names of the priors that come with the package, then the user's own."""
     return list(prior_files())
+
+
+def read_header(file: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Return the metadata of a weights file and the shapes of its tensors, without reading these.
+
+    Raises
+    ------
+    ValueError
+        For what no training writes: other numbers than floats, or more than fits any memory.
+    SafetensorError
+        For what is no safetensors file.
+    """
+    from safetensors import safe_open
+
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+    if length > MOST_HEADER:
+        raise ValueError(f"its header has {length} bytes")
+    with safe_open(file, framework="np") as opened:
+        tensors = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        kinds = {tensor.get_dtype() for tensor in tensors.values()}
+        shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+        metadata = opened.metadata() or {}
+    if not kinds <= {"BF16", "F16", "F32", "F64"}:
+        raise ValueError(f"its weights are {', '.join(sorted(kinds))}")
+    count = sum(map(math.prod, shapes.values()))
+    if count > MOST_WEIGHTS:
+        raise ValueError(f"it has {count} weights, more than {MOST_WEIGHTS}")
+    return metadata, shapes
 
 
 def default_prior(channels: int, fluorescence: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .core.device import explain_failures
 from .core.inputs import take_array
 from .core.job import Restoration, run
 from .core.tasks import prepare_task as prepare
@@ -37,6 +38,10 @@ def _public(task: str) -> Restore:
     signature = _signature(kind)
 
     def restore(*arguments: Any, callback: Any = None, **options: Any) -> Restoration:
+        with explain_failures(options.get("device", "auto")):
+            return restored(arguments, callback, options)
+
+    def restored(arguments: Any, callback: Any, options: Any) -> Restoration:
         # The other name of the noise is not shown: there is one way to write it down.
         noise = {k: options.pop(k) for k in ("noise_sigma",) if k in options}
         bound = signature.bind(*arguments, **options).arguments

@@ -384,7 +384,7 @@ def test_resume_must_fit(tmp_path, folder):
     with pytest.raises(DmspError, match="no layer in common"):
         train([folder], out, recipe=dncnn, resume=out, **settings)
     (tmp_path / "broken.safetensors").write_text("broken")
-    for resume, message in [("broken", "not a safetensors file"), ("none", "does not exist")]:
+    for resume, message in [("broken", "cannot be continued"), ("none", "does not exist")]:
         path = tmp_path / f"{resume}.safetensors"
         with pytest.raises(DmspError, match=message):
             train([folder], out, recipe=TINY, resume=path, **settings)

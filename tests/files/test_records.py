@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from napari_dmsp.files import (
     error_beside,
     name_beside,
     read_image,
+    records,
     write_image,
     write_json,
 )
@@ -190,3 +192,24 @@ def test_errors_are_beside_results_of_any_name(tmp_path):
     assert long.suffix == ".tif"
     assert "_uncertainty" in long.name
     save(long)
+
+
+@posix
+def test_what_nobody_writes_any_more_is_removed(tmp_path):
+    """But not what a living process writes, or another machine within the hour."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with records.written_whole(tmp_path / "a.tif") as mine:
+        mine.touch()
+        machine, process = mine.name.removeprefix(records.PARTIAL).split("-")[:2]
+        assert process == str(os.getpid())
+        dead, living = f".dmsp-{machine}-{gone.pid}-0.tif", f".dmsp-{machine}-{os.getpid()}-0.tif"
+        others, old, odd = ".dmsp-0-1-0.tif", ".dmsp-0-2-0.tif", ".dmsp-x.tif"
+        for name in (dead, living, others, old, odd, "a.tif"):
+            (tmp_path / name).touch()
+        long_ago = time.time() - records.ABANDONED_SECONDS - 60
+        os.utime(tmp_path / old, (long_ago, long_ago))
+        os.utime(tmp_path / "a.tif", (long_ago, long_ago))
+        records.check_folder(tmp_path)
+        left = {mine.name, living, others, odd, "a.tif"}
+        assert {path.name for path in tmp_path.iterdir()} == left

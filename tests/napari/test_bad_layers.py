@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 
@@ -142,15 +142,36 @@ def check_layer(selection, shown, said):
         assert len(said) > 20
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(data=st.data(), seed=st.integers(0, 99))
-def test_layers(data, seed):
-    case = layer_case(lambda among: data.draw(st.sampled_from(among)), seed)
-    note(case[2])
-    check_layer(*case)
+def test_layers(cases):
+    @cases(25)
+    @given(data=st.data(), seed=st.integers(0, 99))
+    def check(data, seed):
+        case = layer_case(lambda among: data.draw(st.sampled_from(among)), seed)
+        note(case[2])
+        check_layer(*case)
+
+    check()
+
+
+def test_memory_may_run_out_on_any_line(memory_out):
+    def run():
+        viewer = ViewerModel()
+        layer = viewer.add_image(pixels((2, 24, 25), "u1", "noise", 0))
+        selection = select(layer, viewer.dims, axes=(1, 2), along=[0])
+        psf = ShapedPsf("gaussian_psf", (0.7,))
+        task = TASKS["deblur"].of(prior=unchanged, iterations=1, device="cpu", psf=psf)
+        messages = _work(Call(task, selection, True), 0.0, Request())
+        while True:
+            try:
+                next(messages)
+            except StopIteration as end:
+                return end.value
+
+    assert run().error is None
+    for place, out in memory_out(run, 20):
+        # What comes before is the viewer's own thread.
+        if not place[0].endswith(("layers.py", "psfs.py", "settings.py", "script.py")):
+            with out:
+                said = run().error
+            assert said is None or "out of memory" in said, (place, said)
+    assert run().error is None

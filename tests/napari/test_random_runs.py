@@ -7,7 +7,6 @@ import threading
 import time
 
 import numpy as np
-import pytest
 from napari.utils.notifications import NotificationSeverity, notification_manager
 from qtpy.QtCore import QThreadPool
 
@@ -120,7 +119,12 @@ class User:
         act()
 
 
-@pytest.mark.parametrize("seed", range(10))
+def pytest_generate_tests(metafunc):
+    if "seed" in metafunc.fixturenames:
+        first, times = map(metafunc.config.getoption, ("first_seed", "times"))
+        metafunc.parametrize("seed", range(first, first + 10 * times))
+
+
 def test_anything_at_any_moment(qtbot, make_napari_viewer, fake_prior, seed):
     fake_prior.open = Slowly()
     fake_prior.release()

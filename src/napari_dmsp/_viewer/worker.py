@@ -247,7 +247,10 @@ def _work(call: Call, interval: float, request: Request) -> Messages:
     # Nothing may be raised: the worker swallows every RuntimeError, and with it CUDA's
     # out-of-memory, and would never say that it ended.
     try:
-        return (yield from _run(call, interval, request))
+        from ..core.device import explain_failures
+
+        with explain_failures("auto"):
+            return (yield from _run(call, interval, request))
     except CancelledError:
         return Outcome(cancelled=True)
     except Exception as error:

@@ -14,8 +14,9 @@ import dask.array as da
 import numpy as np
 import zarr
 
+from ..core.device import explain_failures
 from ..core.job import describe_planes
-from ..errors import DmspError
+from ..errors import DmspError, OutOfMemoryError
 from ..files import check_folder, error_beside, name_beside
 from ..files.pictures import open_stack
 from ..files.stacks import Axis, Stack, ZarrFormat
@@ -164,6 +165,7 @@ def _fill(
         # Closed before the executor, which would wait for all that was submitted.
         with (
             workers(client, len(plan.parts) - len(notes.parts)) as executor,
+            explain_failures(plan.task.device),
             closing(run_on(plan, executor, sink=sink, done=set(notes.parts), surveys=notes)) as run,
         ):
             for event in run:
@@ -178,7 +180,7 @@ def _fill(
             f"Stopped: {len(notes.parts)} of {len(plan.parts)} parts are restored and kept in "
             f"{output.path}; the same call goes on."
         ) from None
-    except OSError as error:
+    except (OSError, OutOfMemoryError) as error:
         raise DmspError(
             f"output {output.path} cannot be finished: {error}. {len(notes.parts)} of "
             f"{len(plan.parts)} parts are kept; once that is mended, the same call goes on."

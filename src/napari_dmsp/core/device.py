@@ -20,7 +20,7 @@ from torch.overrides import (
 )
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..errors import DmspError
+from ..errors import DmspError, OutOfMemoryError
 
 OUT_OF_MEMORY = (
     "out of memory",
@@ -245,19 +245,23 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextmanager
 def explain_failures(
-    device: torch.device, shape: Sequence[int], needed: int | None = None
+    device: torch.device | str, shape: Sequence[int] = (), needed: int | None = None
 ) -> Iterator[None]:
     """Turn a lack of memory into a `DmspError` with a remedy; ``needed`` is in bytes."""
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        where = pick_device(device) if isinstance(device, str) else device
+        image = f" for an image of {' x '.join(map(str, shape))} pixels" if shape else ""
         estimate = "" if needed is None else f", which need about {needed / 1e9:.2g} GB"
-        raise DmspError(
-            f"out of memory on {device} for an image of {' x '.join(map(str, shape))} pixels"
-            f"{estimate}; restore a smaller region, give a smaller tile=, or choose another "
-            "device; napari_dmsp.scale restores images of any size part by part."
+        raise OutOfMemoryError(
+            f"out of memory on {where}{image}{estimate}; restore a smaller region, give a smaller "
+            "tile=, or choose another device; napari_dmsp.scale restores images of any size part "
+            "by part."
         ) from error
 
 

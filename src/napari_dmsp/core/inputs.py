@@ -15,7 +15,7 @@ from ..errors import DmspError
 from ..priors import block_means, default_prior, is_fluorescence
 from ..settings import AUTO_MASK, Photons, Settings
 from ..windows import MIN_SIDE
-from .device import explain_failures, own_state, pick_device
+from .device import explain_failures, is_out_of_memory, own_state, pick_device
 from .noise import ShotLine
 from .operators import fill_gaps
 from .prior import Prior, load_prior
@@ -252,6 +252,8 @@ def take_array(values: Any, name: str) -> NDArray[Any]:
         if array.dtype.kind == "O":
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DmspError(
             f"{name} of type {type(values).__name__} is not an array of numbers ({error}); "
             "convert it with numpy.asarray first."

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import DmspError
-from ..priors import prior_files
-from .device import own_state, supports_bf16
+from ..priors import MOST_CARD, prior_files, read_header
+from .device import is_out_of_memory, own_state, supports_bf16
 from .identity import fingerprint
 from .networks import ARCHITECTURES
 from .tiling import Tiled
@@ -168,9 +168,8 @@ def load_prior(prior: str | Path | Denoiser | Prior = "rgb") -> Prior:
 def _read_prior(path: Path, changed: int) -> Prior:
     """Read a file, once as long as it is not ``changed``."""
     try:
-        with safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {})["napari-dmsp"])
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+        metadata, found = read_header(path)
+        config = json.loads(metadata["napari-dmsp"])
         if not isinstance(config, dict):
             raise ValueError("it describes no network")
         sigma = config.pop("noise_sigma", None)
@@ -178,11 +177,13 @@ def _read_prior(path: Path, changed: int) -> Prior:
             raise ValueError(f"noise_sigma={sigma!r} is no noise level")
         channels = config["channels"]
         net = _build(config, found)
-        weights = {name: _as_float(tensor) for name, tensor in load_file(path).items()}
+        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise ValueError("its weights are not finite")
         net.load_state_dict(weights, assign=True)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DmspError(
             f"{path} is not a prior written by this package's trainer ({error})."
         ) from error
@@ -219,16 +220,12 @@ def _build(config: dict[str, Any], found: dict[str, tuple[int, ...]]) -> torch.n
     return net
 
 
-def _as_float(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        raise ValueError(f"its weights are {tensor.dtype}")
-    return tensor.float()
-
-
 def _read_card(path: Path) -> dict[str, Any]:
     """Read the card; a prior works without, and another file may have its name."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        # Nothing is read of pipes and devices, which may have no end.
+        fits = path.is_file() and path.stat().st_size <= MOST_CARD
+        card = json.loads(path.read_text(encoding="utf-8")) if fits else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return card if isinstance(card, dict) else {}

@@ -114,8 +114,9 @@ def prepare_task(settings: Settings, image: ArrayLike, **known: Any) -> Job:
     DmspError
         For input that cannot be restored; the message says what to change.
     """
-    prepared: Job = globals()[f"prepare_{settings.task}"](image, **(settings.arguments() | known))
-    return prepared
+    prepare: Callable[..., Job] = globals()[f"prepare_{settings.task}"]
+    with explain_failures(settings.device, getattr(image, "shape", ())):
+        return prepare(image, **(settings.arguments() | known))
 
 
 @own_state()

@@ -20,6 +20,7 @@ from .pictures import (
 from .records import (
     as_json,
     check_folder,
+    check_room,
     check_writable,
     error_beside,
     make_folder,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import secrets
 import shutil
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ import numpy as np
 
 from ..errors import DmspError
 
+# How the names of files begin that are being written: then come the machine and the process.
+PARTIAL = ".dmsp-"
+# Seconds without a write after which such a file is nobody's, whatever machine began it.
+ABANDONED_SECONDS = 3600
 # Bytes that one name in a folder may have on nearly all disks.
 NAME_BYTES = 255
 
@@ -110,7 +116,10 @@ def make_folder(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a `DmspError` unless files can be written into ``folder``."""
+    """Raise a `DmspError` unless files can be written into ``folder``.
+
+    What killed runs left half written there is removed.
+    """
     if not os.path.isdir(folder):
         raise DmspError(f"folder {folder} does not exist; create it first.")
     try:
@@ -119,6 +128,53 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise DmspError(f"folder {folder} cannot be written to: {error}") from error
+    _remove_abandoned(folder.absolute())
+
+
+def check_room(path: Path, size: int) -> None:
+    """Raise a `DmspError` where the disk has no room for a file of so many bytes."""
+    disk = shutil.disk_usage(path.parent)
+    # Some network disks do not know how large they are.
+    if disk.total and disk.free < size:
+        raise DmspError(
+            f"{path} cannot be written: it takes {size / 1e6:.3g} MB, and {disk.free / 1e6:.3g} MB "
+            "are free; make room on the disk."
+        )
+
+
+@lru_cache(maxsize=100)
+def _remove_abandoned(folder: Path) -> None:
+    """Remove files that nobody writes any more; once, for a folder may have many."""
+    # Others may remove them, too, or not allow it.
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+        # On the clock of the disk, which may be another machine's.
+        now = os.fstat(file.fileno()).st_mtime
+        for path in folder.glob(f"{PARTIAL}*"):
+            if now - path.stat().st_mtime > ABANDONED_SECONDS or _writer_is_gone(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _writer_is_gone(name: str) -> bool:
+    """Whether the process that began a partial file ran on this machine, and runs no more."""
+    machine, process, *rest = [*name.removeprefix(PARTIAL).split("-"), ""]
+    # Only POSIX has a signal that does nothing.
+    if not rest or os.name != "posix" or machine != _machine() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """Return what tells machines apart, and containers that number processes anew."""
+    numbers = Path("/proc/self/ns/pid")
+    known = platform.node() + (os.readlink(numbers) if numbers.is_symlink() else "")
+    return f"{zlib.crc32(known.encode()):08x}"
 
 
 @contextmanager
@@ -129,7 +185,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     # Short, since the name of the target may be as long as names can be.
-    partial = target.with_name(f".dmsp-{secrets.token_hex(6)}{target.suffix}")
+    begun = f"{PARTIAL}{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
+    partial = target.with_name(begun + target.suffix)
     try:
         yield partial
         if target.exists():

@@ -232,7 +232,7 @@ def plane_named(plane: Plane) -> Iterator[None]:
     except DmspError as error:
         if not plane:
             raise
-        raise DmspError(f"{say_plane(plane)}: {error}") from error
+        raise type(error)(f"{say_plane(plane)}: {error}") from error
     except Exception as error:
         if plane:
             error.add_note(f"In {say_plane(plane)}.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..dtypes import fit_dtype
-from ..errors import DmspError
+from ..errors import DmspError, OutOfMemoryError
 from ..settings import Settings
 from ..windows import Window
 from .axes import Pixels, Plane, Sink, plane_named, say_plane
@@ -209,7 +209,7 @@ def restore_part(work: Work, token: Token | None = None) -> Iterator[Begun | Ste
                 value = np.full(colours, survey.reference.units.low)
             job = prepare(work.task, pixels, mask, **survey.known) if value is None else None
     except DmspError as error:
-        if work.lone:
+        if work.lone or isinstance(error, OutOfMemoryError):
             raise
         yield LeftOut(part, str(error))
         return

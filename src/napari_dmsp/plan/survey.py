@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DmspError
+from ..errors import DmspError, OutOfMemoryError
 from ..priors import default_prior, is_fluorescence
 from ..settings import Settings
 from ..windows import Span, steps
@@ -206,6 +206,9 @@ def make_survey(plan: Plan, planes: Sequence[Plane], prior: str | None) -> Surve
     try:
         with plane_named(planes[0]):
             return _survey(plan, planes, prior)
+    except OutOfMemoryError:
+        # There may be more the next time.
+        raise
     except DmspError as error:
         return Survey(prior, problem=str(error.__cause__ or error))
 

@@ -17,16 +17,22 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.device import flushed_denormals, own_state, pick_device, supports_bf16
+from ..core.device import (
+    flushed_denormals,
+    is_out_of_memory,
+    own_state,
+    pick_device,
+    supports_bf16,
+)
 from ..core.networks import ARCHITECTURES
-from ..errors import DmspError
-from ..files import check_writable, make_folder, write_json, written_whole
-from ..priors import STATE
+from ..errors import DmspError, OutOfMemoryError
+from ..files import check_room, check_writable, make_folder, write_json, written_whole
+from ..priors import STATE, read_header
 from .data import PatchSampler, Source, doubts, find_sources, read_image
 from .iterates import LEAST_PATCH, draw_iterates
 
@@ -134,6 +140,20 @@ def state_path(out: Path) -> Path:
     return out.with_suffix(f"{STATE}.safetensors")
 
 
+@contextmanager
+def _explained(remedy: str) -> Iterator[None]:
+    """Say what to do where memory runs out."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"out of memory; {remedy}.") from error
+
+
+@_explained("give fewer or smaller images, or choose another device")
 @own_state(gradients=True)
 @flushed_denormals(True)
 def train(
@@ -219,6 +239,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         net = recipe.build()
+    # Of float32: the weights, and in the state the network, its average and two moments.
+    check_room(out, 5 * 4 * sum(parameter.numel() for parameter in net.parameters()))
     net = net.to(target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(net)
     optimizer = torch.optim.AdamW(
@@ -279,7 +301,7 @@ def train(
             clean = sampler.draw(recipe.batch, generator)
             clean = clean.contiguous(memory_format=torch.channels_last)
             power = 2 if _is_ending(recipe, elapsed / 60, minutes) else 1
-            with _memory_of(clean):
+            with _explained(f"lower batch={recipe.batch} or patch={recipe.patch}"):
                 shown = _corrupt(recipe, clean, average, generator, noise_generator, bf16)
                 loss = _descend(net, optimizer, clean, *shown, power, recipe.clip, bf16)
             decay = min(recipe.ema, (1 + step) / (10 + step))
@@ -304,18 +326,6 @@ def train(
                 checkpoint()
                 next_save = elapsed + save_every
     return checkpoint()
-
-
-@contextmanager
-def _memory_of(clean: Tensor) -> Iterator[None]:
-    """Say what to do where memory runs out for a batch."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        batch, side = clean.shape[0], clean.shape[-1]
-        raise DmspError(
-            f"out of memory on {clean.device}; lower batch={batch} or patch={side}."
-        ) from error
 
 
 def _corrupt(
@@ -497,32 +507,38 @@ def _restore(
     if not path.is_file():
         raise DmspError(f"resume={str(path)!r} does not exist.")
     try:
+        metadata, _ = read_header(path)
         tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DmspError(f"resume={str(path)!r} is not a safetensors file ({error}).") from error
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("its numbers are not finite")
+        before = json.loads(metadata.get("recipe", "{}"))
+        step, elapsed = int(metadata.get("step", 0)), float(metadata.get("elapsed", 0))
+        if step < 0 or not 0 <= elapsed < math.inf:
+            raise ValueError(f"it ends after {step} steps and {elapsed} seconds")
+    except (SafetensorError, TypeError, ValueError, RecursionError, OSError) as error:
+        raise DmspError(f"resume={str(path)!r} cannot be continued ({error}).") from error
     if "step" not in metadata:
         for target in (net, average):
             _load_matching(target, tensors, path)
         return 0, 0.0
-    before = json.loads(metadata["recipe"])
     for name in ("channels", "architecture", "noise_sigma"):
-        if before[name] != getattr(recipe, name):
-            raise DmspError(
-                f"{path} was trained with {name}={before[name]}, not {getattr(recipe, name)}."
-            )
+        known = before.get(name) if isinstance(before, dict) else None
+        if known != getattr(recipe, name):
+            raise DmspError(f"{path} was trained with {name}={known}, not {getattr(recipe, name)}.")
     _load_strictly(net, tensors, "net.", path)
     _load_strictly(average, tensors, "average.", path)
-    step = int(metadata["step"])
     for name, parameter in net.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            found = tensors.get(f"{moment}.{name}")
+            if found is None or found.shape != parameter.shape:
+                raise DmspError(f"{path} has no {moment} of {name}: it cannot be continued.")
         optimizer.state[parameter] = {
             # The fused optimiser of a GPU counts there, the others in the main memory.
             "step": torch.tensor(float(step)).to(parameter.device if parameter.is_cuda else "cpu"),
             "exp_avg": tensors[f"exp_avg.{name}"].to(parameter),
             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter),
         }
-    return step, float(metadata["elapsed"])
+    return step, elapsed
 
 
 def _load_strictly(net: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
