@@ -17,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from napari_dmsp import load_prior
+from napari_dmsp import batch, load_prior
 from napari_dmsp.batch import find_images
 from napari_dmsp.cli import app
 from napari_dmsp.errors import DmspError
 
+dask = pytest.importorskip("dask")
 zarr = pytest.importorskip("zarr")
 scale = pytest.importorskip("napari_dmsp.scale")
 output = pytest.importorskip("napari_dmsp.cluster.output")
@@ -155,6 +156,7 @@ def check_stack(folder: Path, count: int) -> None:
         records = [dict(each.attrs["napari-dmsp"]) for each in (found, whole)]
         assert records[0]["noise_sigma"] == records[1]["noise_sigma"]
         assert [path.name for path in after.iterdir()] == ["a.zarr"]
+        assert not list(after.rglob("*.partial"))
         # Parts that were noted as done are not made anew.
         notes = left / "a.zarr.progress"
         for line in notes.read_text().splitlines()[1:] if notes.exists() else []:
@@ -287,3 +289,39 @@ def test_a_disk_without_room_is_told_before_the_work(tmp_path, monkeypatch):
     assert "it takes 0.0048 MB, and 0.0048 MB are free; make room" in done.stderr
     assert "evaluation" not in done.stderr
     assert CliRunner().invoke(app, arguments).exit_code == 0
+
+
+def test_a_folder_that_vanishes_takes_no_result_with_it(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", observed(ord(name)))
+    restore = batch.restore_array
+
+    def restore_and_lose(*arguments, **options):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        return restore(*arguments, **options)
+
+    monkeypatch.setattr(batch, "restore_array", restore_and_lose)
+    arguments = ["deblur", str(tmp_path / "in"), f"{tmp_path / 'out'}/", *map(str, QUICK)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.tif", "b.tif.json"]
+
+
+def test_a_stack_that_vanishes_is_told_at_once_and_made_anew(tmp_path, monkeypatch):
+    stack = np.stack([observed(i) for i in range(4)])
+    options = {"iterations": 1, "device": "cpu", "prior": unchanged}
+    lazy, done = scale.deblur(stack, np.ones((3, 3)), **options), []
+
+    def lose(count, total):
+        done.append(count)
+        if count == 2:
+            shutil.rmtree(tmp_path / "a.zarr")
+            (tmp_path / "a.zarr.progress").unlink()
+
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(DmspError, match="removed while it was written"):
+            scale.write(lazy, tmp_path / "a.zarr", progress=lose)
+        assert max(done) == 2
+        assert not list(tmp_path.iterdir())
+        scale.write(lazy, tmp_path / "a.zarr")
+    np.testing.assert_array_equal(zarr.open(tmp_path / "a.zarr", mode="r")[:], lazy.compute())

@@ -162,7 +162,7 @@ def test_runs_in_a_thread_and_reports_in_this_one(qtbot, log):
         (DmspError("the psf is odd."), "the psf is odd."),
         (RuntimeError("device-side assert"), "RuntimeError: device-side assert"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
-        (MemoryError("no room"), "MemoryError: no room"),
+        (MemoryError("no room"), "out of memory"),
         (OSError("DLL load failed"), "OSError: DLL load failed"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -181,6 +182,12 @@ def _fill(
             f"{output.path}; the same call goes on."
         ) from None
     except (OSError, OutOfMemoryError) as error:
+        if not output.notes.exists():
+            for each in outputs:
+                each.remove()
+            raise DmspError(
+                f"output {output.path} was removed while it was written; the same call begins anew."
+            ) from error
         raise DmspError(
             f"output {output.path} cannot be finished: {error}. {len(notes.parts)} of "
             f"{len(plan.parts)} parts are kept; once that is mended, the same call goes on."
@@ -321,6 +328,9 @@ class _Output:
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record down and remove the notes, without which the output is finished."""
+        # Chunks that a killed run left half written.
+        for path in self.path.rglob("*.partial"):
+            path.unlink(missing_ok=True)
         zarr.open(self.path, mode="r+").attrs[RECORD] = record
         self.notes.unlink()
 
@@ -376,7 +386,9 @@ class _Notes(dict[Plane, Survey]):
         return describe_planes(list(planes.values()))
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        # Not made again where it vanished, and all that is noted there with it.
+        with self._path.open("r+", encoding="utf-8") as file:
+            file.seek(0, os.SEEK_END)
             # On a line of its own, though the one before may not have been written to its end.
             file.write("\n" + json.dumps(line) + "\n")
 

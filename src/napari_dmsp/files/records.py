@@ -188,6 +188,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     begun = f"{PARTIAL}{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
     partial = target.with_name(begun + target.suffix)
     try:
+        # A folder that vanished during a long run takes no result with it.
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if target.exists():
             shutil.copymode(target, partial)
