@@ -181,7 +181,7 @@ def check_training(folder: Path, count: int) -> None:
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
         # A state of the whole time needs no more: the weights may be missing then.
         log = (folder / f"{after.name}.log").read_text()
-        assert status == 0 or "give more than minutes" in log, log
+        assert status == 0 or "give more than --minutes" in log, log
         if status == 0:
             assert load_prior(after / "one.safetensors").card["training"]["steps"] >= 1
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from skimage import data
 
@@ -66,6 +67,8 @@ def test_levels_of_filters_give_the_same_colours():
     assert (low, high) == (np.mean(BLACK), np.mean(WHITE))
     assert raw.settings["background_levels"] == BLACK
     assert raw.settings["white_levels"] == WHITE
+    tensors = {"background": torch.tensor(BLACK), "white": torch.tensor(WHITE)}
+    assert prepare_demosaic(counts(), PATTERN, **tensors).settings["white_levels"] == WHITE
     expected = (plain.image - 500) / 15000
     assert_allclose((raw.image - low) / (high - low), expected, atol=3e-3)
 

@@ -212,7 +212,8 @@ def prepare_demosaic(
         settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
         settings["developed"] = task.developed
         # Levels of single filters, from which those for all were made.
-        several = {f"{k}_levels": np.ravel(v).tolist() for k, v in levels.items() if np.size(v) > 1}
+        found = {k: np.ravel(take_array(v, k)) for k, v in levels.items() if v is not None}
+        several = {f"{k}_levels": v.tolist() for k, v in found.items() if v.size > 1}
         return prepare(settings | several, given, problem)
 
 
