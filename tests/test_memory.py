@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,8 +150,10 @@ def test_stacks_go_on(tmp_path, monkeypatch, memory_out, small_prior):
         assert isinstance(done.exception, SystemExit | None), (place, done.exception)
         if done.exit_code:
             assert "out of memory" in done.stderr, (place, done.stderr)
+            # Unless it was finished, and only the report of it was not.
+            finished = Path("out.zarr").exists() and not Path("out.zarr.progress").exists()
             done = run_shell(*command)
-            assert done.exit_code == 0, (place, done.stderr)
+            assert finished or done.exit_code == 0, (place, done.stderr)
         assert_array_equal(zarr.open("out.zarr", mode="r")["0"][:], right)
 
 
