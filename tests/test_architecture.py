@@ -11,7 +11,7 @@ ROOT = Path(napari_dmsp.__file__).parent
 # From the ground up; rooms on one floor do not know each other.
 FLOORS = [
     {"errors"},
-    {"windows", "priors", "dtypes"},
+    {"windows", "priors", "dtypes", "search"},
     {"settings"},
     {"core", "files"},
     {"plan", "training"},
@@ -25,6 +25,7 @@ HEAVY = {
     "errors": {"numpy", "torch", "dask", "napari", "qtpy", "magicgui"},
     "settings": {"torch", "dask", "napari", "qtpy", "magicgui"},
     "windows": {"torch", "dask", "napari", "qtpy", "magicgui"},
+    "search": {"torch", "dask", "napari", "qtpy", "magicgui"},
     "priors": {"torch", "dask", "napari", "qtpy", "magicgui"},
     "files": {"torch", "napari", "qtpy", "magicgui"},
     "core": {"dask", "distributed", "zarr", "tifffile", "napari", "qtpy", "magicgui"},

@@ -313,3 +313,15 @@ def test_forecasts_count_what_runs_take(settings, pixels):
     plan = Plan.of(settings, pixels, Axes.of(pixels.shape))
     begun = next(event for event in run(plan) if isinstance(event, Begun))
     assert forecast(plan).evaluations == begun.job.total
+
+
+def test_a_search_is_ahead_where_the_psf_is_unknown():
+    pixels = crowded(0)
+    known, unknown = (
+        forecast(Plan.of(Deblur(psf=psf), pixels, Axes.of(pixels.shape)))
+        for psf in (gaussian_psf(1), None)
+    )
+    assert known.evaluations == unknown.evaluations
+    assert unknown.work > 5 * known.work
+    small = pixels[:40, :40]
+    assert forecast(Plan.of(Deblur(psf=None), small, Axes.of(small.shape))).work > 0

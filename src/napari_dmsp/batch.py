@@ -363,12 +363,17 @@ class Bar:
         """Begin a bar for a job."""
         from tqdm import tqdm
 
-        self._bar = tqdm(total=job.total, desc=where or None, unit="evaluation", leave=not where)
+        # Evaluations differ in what they take: what is left follows from the work that is done.
+        shape = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
+        self._bar = tqdm(
+            total=1.0, desc=where or None, bar_format=shape, smoothing=0, leave=not where
+        )
 
     def count(self, state: State) -> None:
         """Count an evaluation."""
-        self._bar.set_postfix_str(f"{state.stage}, residual={state.residual:.3g}", refresh=False)
-        self._bar.update()
+        text = f"{state.stage}, {state.evaluation} of {state.total}, residual={state.residual:.3g}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(state.part - self._bar.n)
 
 
 def run_with_bar(job: Job) -> Restoration:

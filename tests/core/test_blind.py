@@ -12,14 +12,10 @@ from scipy.signal import convolve2d
 from napari_dmsp import deblur
 from napari_dmsp.core import load_prior, prepare_deblur, tasks
 from napari_dmsp.core.blind import (
-    PROBE_EVALUATIONS,
     BlindState,
-    count_evaluations,
-    default_size,
     descend_blind,
     estimate_kernel,
     is_one_pixel,
-    level_sizes,
     probe_sharpness,
     search_blind,
 )
@@ -33,6 +29,13 @@ from napari_dmsp.core.psf import (
 )
 from napari_dmsp.core.simulate import simulate_blur
 from napari_dmsp.errors import DmspError
+from napari_dmsp.search import (
+    PROBE_EVALUATIONS,
+    count_evaluations,
+    default_size,
+    level_sizes,
+    search_work,
+)
 
 
 def centre_of_mass(psf):
@@ -157,7 +160,7 @@ def test_states_are_counted_and_reproducible(rng):
     states = run()
     assert [s.evaluation for s in states] == list(range(1, len(states) + 1))
     assert {s.total for s in states} == {len(states)}
-    assert count_evaluations((64, 64), 7) == len(states)
+    assert count_evaluations((64, 64), 7) == len(states) == len(search_work((64, 64), 7))
     for state in states:
         assert state.image.shape == y.shape
         assert state.psf.shape == (7, 7)
@@ -183,6 +186,17 @@ def test_finds_a_motion_blur(angle):
     moved = [shift(true, (row, column), order=1) for row in moves for column in moves]
     similarity = max((found * k).sum() / np.linalg.norm(found) / np.linalg.norm(k) for k in moved)
     assert similarity > 0.85
+
+
+def test_the_part_of_the_work_that_is_done_grows_with_the_pixels():
+    y, _ = simulate_blur(squares(80), motion_psf(5, 30), 1 / 255)
+    parts = []
+    deblur(y, psf_size=7, iterations=2, callback=lambda state: parts.append(state.part))
+    steps = np.diff([0, *parts])
+    assert parts[-1] == pytest.approx(1)
+    assert (steps > 0).all()
+    # The coarsest level has few pixels, the image all.
+    assert steps[0] < steps[-1]
 
 
 def test_the_size_of_a_kernel_is_found():
@@ -250,6 +264,7 @@ def test_a_sharp_photograph_comes_back_as_it_is():
     assert result.psf.shape == (1, 1)
     assert result.evaluations == PROBE_EVALUATIONS
     assert "psf_size" in result.warnings[0]
+    assert PROBE_EVALUATIONS + count_evaluations(image.shape[:2]) == len(search_work((128, 128)))
     assert_allclose(result.error, result.noise_sigma, rtol=1e-4)
 
 

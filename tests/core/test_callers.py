@@ -15,11 +15,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_dmsp.core import prepare_deblur, run
-from napari_dmsp.core.blind import count_evaluations
 from napari_dmsp.core.device import Watch, flushed_denormals, own_state
 from napari_dmsp.core.inputs import bad_pixels, check_image, check_mask, take_array
 from napari_dmsp.core.networks import UNet
 from napari_dmsp.errors import DmspError
+from napari_dmsp.search import count_evaluations
 
 RNG = np.random.default_rng(0)
 IMAGE = gaussian_filter(RNG.random((24, 20)), 1.5) * 400 + 10

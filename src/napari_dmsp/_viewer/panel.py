@@ -617,7 +617,7 @@ class RunPanel(Panel):
         selection, settings, ahead = call.selection, call.settings, forecast(call.plan)
         kind = "grey" if selection.colours is None else "colour"
         measured = self._measured.get((settings.device, settings.space))
-        seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.megapixels * ahead.evaluations
+        seconds = (measured or SECONDS_PER_MEGAPIXEL) * ahead.work
         what, pixels = ("plane", "pixels") if selection.depth is None else ("volume", "voxels")
         several = ahead.planes > 1
         count, in_all = (f"{ahead.planes} {what}s of ", " in all") if several else ("", "")
@@ -639,8 +639,6 @@ class RunPanel(Panel):
             f"{'' if measured or device == 'the GPU' else ' without a GPU'} and "
             f"{ahead.memory / 1e9:.1f} GB{tiles} on {device}."
         )
-        if settings.blind:
-            text += " Finding the PSF takes a minute or two more without a GPU."
         if getattr(call.psf, "focal", False):
             text += " Of the PSF, the plane in focus is used."
         return f"{text} {selection.beyond}".strip()
@@ -666,7 +664,7 @@ class RunPanel(Panel):
             return
         self._told = now
         planes = len(self._call.selection.planes)
-        part = (progress.plane + progress.evaluation / progress.total) / planes
+        part = (progress.plane + progress.part) / planes
         left = progress.seconds / part * (1 - part)
         # In the bar, which has its size: a label of another text makes the window lay itself
         # out, and every change the canvas be composed anew, which may take long.
@@ -691,12 +689,13 @@ class RunPanel(Panel):
         if "psf_size" in done.about["settings"]:
             assert done.psf is not None
             self._psfs.append(done.psf)
-        else:
-            # A search for the PSF has quicker evaluations than the restoration.
+        # A sharp image ends before the work that was ahead.
+        if done.about["evaluations"] == done.about["planned"]:
             ahead = forecast(self._call.plan)
-            each = done.about["seconds"] / done.about["evaluations"]
             settings = self._call.settings
-            self._measured[settings.device, settings.space] = each / ahead.megapixels * ahead.planes
+            self._measured[settings.device, settings.space] = (
+                done.about["seconds"] / ahead.work * ahead.planes
+            )
 
     def _show_outcome(self, outcome: Outcome) -> None:
         self._bar.visible = False

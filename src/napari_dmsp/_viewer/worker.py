@@ -40,6 +40,8 @@ class Progress:
     plane: int
     evaluation: int
     total: int
+    # Part of the work for the plane that is done, 0 to 1.
+    part: float
     # Since the first evaluation of the first plane began.
     seconds: float
     # In the image's units.
@@ -277,6 +279,7 @@ def _run(call: Call, interval: float, request: Request) -> Messages:
                 event.part.number,
                 event.state.evaluation,
                 event.state.total,
+                event.state.part,
                 now,
                 event.state.residual,
                 event.state.stage,

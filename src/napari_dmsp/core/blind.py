@@ -23,6 +23,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import DmspError
+from ..search import (
+    COARSE_EDGES,
+    DIRECTIONS,
+    EVALUATIONS,
+    FACTOR,
+    MAX_WINDOW,
+    PROBE_EDGES,
+    PROBE_EVALUATIONS,
+    PROBE_SIDE,
+    WINDOW,
+    WINDOW_SIZES,
+    Stage,
+    checked_size,
+    count_evaluations,
+    make_stages,
+)
 from .data import Gaussian
 from .noise import wavelet_sigma
 from .operators import Convolution, Operator, resize
@@ -30,33 +46,12 @@ from .prior import Denoiser, draw_normal, mean_shift
 from .psf import centre_psf, crop_psf, normalise_psf, resize_psf
 from .solvers import DAE_SIGMA, State, geometric
 
-MIN_SIDE = 64
-# Side in pixels of the largest kernel that is looked for where no size is given.
-MAX_SIZE = 91
-# Larger images are searched in a window of this side in pixels, or of so many times the kernel's,
-# up to half a megapixel.
-WINDOW, WINDOW_SIZES, MAX_WINDOW = 384, 8, 704
-# Between the levels of the pyramid.
-FACTOR = math.sqrt(2)
-# Evaluations of the denoiser for a kernel update.
-EVALUATIONS = 4
 # First and last value within one update, on the scale 0..1: smoothing width and assumed noise.
 SIGMAS = (30 / 255, 10 / 255)
 NOISE = (8 / 255, 2 / 255)
 # Injected noise, relative to the smoothing (eq. 19): wrong kernels must not be self-consistent.
 GAMMA = 0.5
 ACCURACY = 0.01
-# What part of the gradients enters the kernel, the strongest ones, for each update of a level. Few
-# lead a wrong kernel to the right one but leave it wide, more make a nearly right one exact. Edges
-# fill more of a small image; from `FOLLOW` levels above the finest on there is one candidate left.
-COARSE_EDGES = 6 * (0.1,)
-EDGES = 6 * (0.05,)
-FINEST_EDGES = 6 * (0.05,) + 6 * (0.1,) + 4 * (0.2,)
-FOLLOW = 2
-# The same where the size is not known either: few gradients all the way, since more of them make
-# large kernels shrink towards a point, and more updates, since the frame has to follow. The part is
-# that of a window of `WINDOW` pixels a side; smaller ones give as many gradients.
-SIZELESS_EDGES = 12 * (0.02,)
 # Weight of the prior, as for `Schedule`. A stronger one makes wrong kernels self-consistent.
 KAPPA = 0.23
 # Weight of |k|^2 against gradients of an image of full size.
@@ -65,23 +60,14 @@ RIDGE = 5.0
 THRESHOLD = 0.05
 TRACES = 0.01
 LEAST_PIECE = 0.01
-# Starts: one kernel of two pixels in each direction, on each of the coarsest levels.
-BEGINS = 3
-DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
-# How many candidates go on from a level, by its distance from the finest.
-KEEP = {4: 4, 3: 3, 2: 2, 1: 1}
-# Where the size is not known, kernels of two pixels start on every level from this one down, and so
-# many go on from each.
-LAST_BEGIN, SIZELESS_KEEP = 3, 4
 # Mass in the outermost pixels of a frame above which it is too small, and the part of its side by
 # which it grows then. Frames that fit leave up to 0.03 there, those too small 0.07 to 0.19.
 TOUCHES, GROWTH = 0.04, 0.1
 # Least scale of the levels that are shown.
 SHOWN = 0.7
-# A sharp image keeps a kernel of one pixel, in a frame of this side, through so many updates: this
-# part of it stays in the middle 3 x 3 pixels. Motion of 4 pixels leaves 0.85.
-PROBE_SIDE, PROBE_EDGES, STAYS = 9, (0.05, 0.05), 0.98
-PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
+# Part of a kernel that stays in the middle 3 x 3 pixels where an image is sharp. Motion of 4 pixels
+# leaves 0.85.
+STAYS = 0.98
 # Restorations that go beyond the range of the blurred image by more, root mean square, are wrong.
 MOST_BEYOND = 0.025
 # Part of a reduced pixel that was observed, above which it is no gap.
@@ -108,33 +94,11 @@ class _Candidate:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """What is done on one level, which is so many levels from the finest."""
-
-    distance: int
-    # Greatest side of a kernel's frame in pixels of the level, and whether frames follow kernels.
-    side: int
-    follows: bool
-    # Part of the gradients in each update.
-    edges: tuple[float, ...]
-    # Whether more candidates begin here, and how many go on; None is all, without a comparison.
-    begins: bool
-    keep: int | None
-    # Whether a kernel may also go on as it came from the level before.
-    rests: bool = False
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the level for one of the image."""
-        return FACTOR**-self.distance
-
-
-@dataclass(frozen=True)
 class _Level:
     """The observation on one level: a window of the image, reduced."""
 
     y: Tensor
-    stage: _Stage
+    stage: Stage
     # The least that is assumed.
     noise: float
     # 0 in gaps, else 1.
@@ -163,7 +127,7 @@ def search_blind(
         Observation (1, 1, H, W), on a scale where 0..1 is the range of the prior's images.
     psf_size : int, optional
         Side of the kernel's frame, odd: an upper bound. Without one the size is found, too, up to
-        `default_size`.
+        `search.default_size`.
     denoiser : callable
         ``denoiser(x, sigma)``, for any sigma up to about 35/255.
     kept : Tensor, optional
@@ -196,9 +160,9 @@ def search_blind(
     .. [1] Cho and Lee, "Fast motion deblurring", 2009, DOI 10.1145/1618452.1618491.
     """
     _check_shape(y)
-    size = _checked_size(psf_size, y.shape[-2:])
+    size = checked_size(psf_size, y.shape[-2:])
     total = count_evaluations(y.shape[-2:], psf_size)
-    stages = _stages(size, psf_size is None)
+    stages = make_stages(size, psf_size is None)
     steps = _search(y, kept, stages, denoiser, generator)
     for evaluation, (x, level, noise, kernel) in enumerate(steps, 1):
         data = level.data(kernel)
@@ -223,14 +187,14 @@ def probe_sharpness(
     kept: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[BlindState]:
-    """Look whether an image is blurred at all: one state per evaluation, `PROBE_EVALUATIONS`.
+    """Look whether an image is blurred at all: `search.PROBE_EVALUATIONS` states.
 
     Takes and raises what `search_blind` does. The states show the image as it is; their kernel
     begins as one pixel, and in blurred images it does not stay one, see `is_one_pixel`.
     """
     _check_shape(y)
-    _checked_size(None, y.shape[-2:])
-    stage = _Stage(0, PROBE_SIDE, False, PROBE_EDGES, False, None)
+    checked_size(None, y.shape[-2:])
+    stage = Stage(0, PROBE_SIDE, False, PROBE_EDGES, False, None)
     level = _level(y, kept, stage, WINDOW)
     kernel = normalise_psf(np.zeros((PROBE_SIDE, PROBE_SIDE)))
     steps = _refine(_Candidate(kernel), level, stage.edges, denoiser, generator)
@@ -285,7 +249,7 @@ def descend_blind(
     """
     _check_shape(y)
     shape = (y.shape[-2], y.shape[-1])
-    size = _checked_size(psf_size, shape)
+    size = checked_size(psf_size, shape)
     k = torch.full((size, size), size**-2.0, dtype=y.dtype, device=y.device)
     x = Convolution(k, shape).start(y)
     x_velocity, k_velocity = torch.zeros_like(x), torch.zeros_like(k)
@@ -311,37 +275,6 @@ def descend_blind(
         image = Convolution(k, shape).crop(x)
         sigma, doing = data.sigma, "finding the PSF"
         yield BlindState(image, evaluation, iterations, sigma, residual, psf=k, stage=doing)
-
-
-def count_evaluations(shape: tuple[int, ...], psf_size: int | None = None) -> int:
-    """Count the evaluations of `search_blind`, or raise as it does."""
-    total = count = 0
-    for stage in _stages(_checked_size(psf_size, shape), psf_size is None):
-        count += stage.begins * len(DIRECTIONS)
-        total += len(stage.edges) * EVALUATIONS * count
-        if stage.keep is not None:
-            total += (EVALUATIONS + 1) * (1 + stage.rests) * count
-            count = min(count, stage.keep)
-        total += stage.rests * EVALUATIONS
-    return total
-
-
-def default_size(shape: tuple[int, ...]) -> int:
-    """Return the side of the largest kernel that is looked for in an image of this shape."""
-    return min(MAX_SIZE, (min(shape) // 4 - 1) // 2 * 2 + 1)
-
-
-def level_sizes(size: int) -> list[int]:
-    """Return the odd sides of the kernel's frame, from the coarsest level to the finest.
-
-    There is one level more than it takes to come down to 3, and levels enough to compare the
-    starts on a coarse one.
-    """
-    sizes = [size]
-    while sizes[0] > 3 or len(sizes) <= max(KEEP):
-        side = size / FACTOR ** len(sizes)
-        sizes.insert(0, max(3, 2 * round((side - 1) / 2) + 1))
-    return [3, *sizes]
 
 
 def estimate_kernel(
@@ -399,7 +332,7 @@ _Step = tuple[Tensor, _Level, float, NDArray[np.float64]]
 def _search(
     y: Tensor,
     kept: Tensor | None,
-    stages: list[_Stage],
+    stages: list[Stage],
     denoiser: Denoiser,
     generator: torch.Generator | None,
 ) -> Iterator[_Step]:
@@ -427,25 +360,7 @@ def _search(
                 yield x, level, noise, kernel
 
 
-def _stages(size: int, sizeless: bool) -> list[_Stage]:
-    """Plan the levels, from the coarsest to the finest."""
-    sides, stages = level_sizes(size), []
-    edges: tuple[float, ...]
-    keep: int | None
-    for index, side in enumerate(sides):
-        distance = len(sides) - 1 - index
-        edges, begins, keep = COARSE_EDGES, index < BEGINS, KEEP.get(distance)
-        if sizeless:
-            begins = distance >= LAST_BEGIN
-            keep = KEEP.get(distance, SIZELESS_KEEP) if distance else 1
-        if distance <= FOLLOW:
-            edges = SIZELESS_EDGES if sizeless else EDGES if distance else FINEST_EDGES
-        rests = sizeless and distance == 0
-        stages.append(_Stage(distance, side, sizeless, edges, begins, keep, rests))
-    return stages
-
-
-def _starts(stage: _Stage) -> list[_Candidate]:
+def _starts(stage: Stage) -> list[_Candidate]:
     """Return one kernel of two pixels in each direction."""
     candidates, middle = [], stage.side // 2
     for row, column in DIRECTIONS:
@@ -455,7 +370,7 @@ def _starts(stage: _Stage) -> list[_Candidate]:
     return candidates
 
 
-def _framed(kernel: NDArray[np.float64], factor: float, stage: _Stage) -> NDArray[np.float64]:
+def _framed(kernel: NDArray[np.float64], factor: float, stage: Stage) -> NDArray[np.float64]:
     """Magnify a kernel into its frame on a level."""
     side = stage.side
     if stage.follows:
@@ -464,7 +379,7 @@ def _framed(kernel: NDArray[np.float64], factor: float, stage: _Stage) -> NDArra
     return centre_psf(resize_psf(kernel, factor, side))
 
 
-def _level(y: Tensor, kept: Tensor | None, stage: _Stage, window: float) -> _Level:
+def _level(y: Tensor, kept: Tensor | None, stage: Stage, window: float) -> _Level:
     """Reduce the most telling window of an image, at least so many pixels a side, for a level."""
     place = _busiest(y, min(MAX_WINDOW, max(WINDOW, round(window))))
     part, weights = y[place], None if kept is None else kept[place]
@@ -600,18 +515,3 @@ def _busiest(y: Tensor, side: int) -> tuple[Any, ...]:
 def _check_shape(y: Tensor) -> None:
     if y.ndim != 4 or y.shape[:2] != (1, 1):
         raise DmspError(f"the observation has shape {tuple(y.shape)}; expected (1, 1, H, W).")
-
-
-def _checked_size(psf_size: int | None, shape: tuple[int, ...]) -> int:
-    size = psf_size if psf_size is not None else default_size(shape)
-    if min(shape) < MIN_SIDE:
-        raise DmspError(
-            f"the image is {shape[0]} x {shape[1]} pixels; at least {MIN_SIDE} x {MIN_SIDE} are "
-            "needed to find an unknown point spread function."
-        )
-    if size < 3 or size % 2 != 1 or size > min(shape) // 4:
-        raise DmspError(
-            f"psf_size={size} must be odd, at least 3, and at most a quarter of the image's "
-            f"shorter side of {min(shape)} pixels."
-        )
-    return int(size)

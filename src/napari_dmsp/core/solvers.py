@@ -136,6 +136,8 @@ class State:
         One standard deviation of the error of ``image``; None until it is known.
     stage : str
         What is being done, such as "restoring".
+    done : float
+        Part of all the work that is done, where evaluations differ in what they take.
     """
 
     image: Tensor
@@ -147,7 +149,13 @@ class State:
     whole: Tensor | None = field(default=None, repr=False)
     error: Tensor | None = field(default=None, repr=False)
     stage: str = "restoring"
+    done: float = math.nan
     to_array: Callable[[Tensor], NDArray[np.float32]] = field(default=_plain, repr=False)
+
+    @property
+    def part(self) -> float:
+        """Part of the work that is done, 0 to 1."""
+        return self.evaluation / self.total if math.isnan(self.done) else self.done
 
     def array(self) -> NDArray[np.float32]:
         """Return the estimate in the layout and the units of the user's image."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import DmspError
+from ..search import search_work, with_extra
 from ..settings import Deblur, Demosaic, Settings, Superres
 from ..windows import CORE
 from .blind import (
-    PROBE_EVALUATIONS,
     BlindState,
-    count_evaluations,
     descend_blind,
     is_one_pixel,
     leaves_range,
@@ -69,6 +68,8 @@ from .solvers import (
 )
 from .stripes import remove_stripes
 from .volumes import HEADROOM, VOLUME, Slices, choose_operator, far_light, first_estimate
+
+_S = TypeVar("_S", bound=State)
 
 # Steps of the published descent where the PSF is unknown.
 SGD_BLIND = 1000
@@ -402,13 +403,15 @@ def _prepare_volume(given: Input, image: ArrayLike, kernel: NDArray[np.float32])
         psf = torch.from_numpy(kernel).to(given.observed)
         operator = choose_operator(psf, given.shape)
         line = _line(given, partial(shot_line, ratio=VOLUME_RATIO))
-        beyond = far_light(operator, psf, given.observed, given.kept, line)
+        seen = given.observed
+        beyond = far_light(operator, psf, seen, given.kept, line)
         if beyond is not None:
             given.warnings.append(NEAR_ONLY)
-            given = replace(given, observed=given.observed - beyond)
+            given = replace(given, observed=seen - beyond)
         start = first_estimate(operator, given.observed, given.kept, line, beyond)
         if line is None and given.noise is None and given.reference is None:
-            line = _volume_line(given, operator.forward(start), beyond)
+            light = operator.forward(start)
+            line = _volume_line(seen, given.kept, light if beyond is None else light + beyond)
         if given.reference is None:
             range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
             given, start = given.divided(range_), start / range_
@@ -433,18 +436,16 @@ def _find_in_planes(volumes: NDArray[np.float64], psf: NDArray[np.float32]) -> N
     return find_outliers(volumes[0], psf)[None]
 
 
-def _volume_line(given: Input, light: Tensor, beyond: Tensor | None) -> ShotLine | None:
+def _volume_line(observed: Tensor, kept: Tensor | None, light: Tensor) -> ShotLine | None:
     """Return how the noise grows with light, by what an estimate of the light leaves.
 
     Of a sparse scene that is hardly blurred, the finest differences hold more than noise. Where
     the noise is strong, an estimate follows it, and leaves less than they show: None then.
     """
-    far = torch.zeros_like(light) if beyond is None else beyond
-    observed = given.observed + far
-    line = shot_line(observed, given.kept, VOLUME_RATIO, light + far)
+    line = shot_line(observed, kept, VOLUME_RATIO, light)
     if line is None:
         return None
-    seen = wavelet_sigma(given.observed, given.kept)
+    seen = wavelet_sigma(observed, kept)
     return line if float(line.variance(smooth(observed)).mean()) > seen**2 else None
 
 
@@ -466,15 +467,15 @@ def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> P
 
 def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
     """Prepare a search for the PSF in the luminance, and the restoration with what it finds."""
-    search = count_evaluations(given.shape, psf_size)
-    finish = evaluations(given, BLURRED)
+    work, finish = search_work(given.shape, psf_size), evaluations(given, BLURRED)
+    whole = with_extra(given.observed[:, 0].numel())
     if given.literal:
         # The published descent ends with both; only colours need a second one.
-        search = int(given.options.iterations or SGD_BLIND)
+        work = int(given.options.iterations or SGD_BLIND) * [whole]
         finish = finish if given.observed.shape[1] == 3 else 0
-    probe = PROBE_EVALUATIONS if psf_size is None and not given.literal else 0
-    begin = probe + search
-    total = begin + (1 + given.options.uncertainty) * finish
+    begin = len(work)
+    done = np.cumsum(work + (1 + given.options.uncertainty) * finish * [whole])
+    done, total = done / done[-1], len(done)
     grey, kept = _luminance(given.observed), given.kept
     clipped = _saturated(given, image)
     if clipped is not None:
@@ -485,46 +486,52 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
     if model.channels == 3:
         model = load_prior("gray").to(grey.device).tiled(given.tile)
 
-    def shown(state: BlindState, done: int = 0) -> BlindState:
+    def counted(state: _S, before: int) -> _S:
+        """Count the evaluations of a state among all."""
+        count = before + state.evaluation
+        return replace(state, evaluation=count, total=total, done=float(done[count - 1]))
+
+    def shown(state: BlindState, before: int = 0) -> BlindState:
         """Give the luminance of a search back its colours."""
-        image = given.observed + (state.image - grey)
-        return replace(state, image=image, evaluation=done + state.evaluation, total=total)
+        return counted(replace(state, image=given.observed + (state.image - grey)), before)
 
     def steps(generator: torch.Generator) -> Iterator[State]:
-        if probe:
+        before = 0
+        if psf_size is None and not given.literal:
             for state in probe_sharpness(grey, model, kept=kept, generator=generator):
                 yield shown(state)
             if is_one_pixel(state.psf.cpu().numpy()):
                 yield _unblurred(given, shown(state))
                 return
+            before = state.total
         if given.literal:
             level = model.noise_sigma or DAE_SIGMA
             found = descend_blind(
-                grey, psf_size, model, iterations=search, dae_sigma=level, generator=generator
+                grey, psf_size, model, iterations=begin, dae_sigma=level, generator=generator
             )
         else:
             found = search_blind(grey, psf_size, model, kept=kept, generator=generator)
         for state in found:
-            yield shown(state, probe)
+            yield shown(state, before)
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             doubts = max(KERNEL_NOISE, doubt)
             problem = _blur_problem(given, kernel, doubts, clipped, BLURRED)
             problem = replace(problem, searched=True)
             for step in problem.states(given, generator):
-                step = replace(step, evaluation=begin + step.evaluation, total=total)
+                step = counted(step, begin)
                 judged = psf_size is None and not given.fluorescence and step.evaluation == total
                 if judged and leaves_range(step.image, given.observed, clipped is None):
                     step = _as_it_is(given, step, NOT_ONE)
                 yield step
 
-    settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or search)
+    settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or begin)
     return Job(total, settings, Reference(given.units, given.fluorescence), given, steps)
 
 
 def _unblurred(given: Input, state: State) -> State:
     """Return the image as it is, since it is not blurred."""
-    return replace(_as_it_is(given, state, SHARP_IMAGE), total=state.evaluation)
+    return replace(_as_it_is(given, state, SHARP_IMAGE), total=state.evaluation, done=1.0)
 
 
 def _as_it_is(given: Input, state: State, why: str) -> State:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import DmspError
 from ..priors import is_fluorescence
+from ..search import search_work, with_extra
 from ..settings import (
     BLURRED_EVALUATIONS,
     DESCENT_EVALUATIONS,
@@ -34,6 +37,9 @@ class Forecast:
     megapixels: float
     # Evaluations of the prior for a plane, once the point spread function is known.
     evaluations: int
+    # Pixels of all evaluations together in millions, those of a search too, with what they take
+    # besides: time is in proportion.
+    work: float
     # Greatest memory of a part, with torch, in bytes.
     memory: int
     # Number of tiles into which a part is cut for the prior.
@@ -57,10 +63,18 @@ def forecast(plan: Plan) -> Forecast:
         memory = memory_bytes(largest, channels, tile)
     else:
         memory = volume_bytes((depth, *largest), np.shape(getattr(task, "psf", ()))[-3:])
+    evaluations = (1 + task.uncertainty) * _count_evaluations(plan)
+    pixels = sum(heights) * sum(widths) * depth
+    work = evaluations * with_extra(pixels)
+    if task.blind:
+        # An image that is too small is refused when it is run.
+        with contextlib.suppress(DmspError):
+            work += sum(search_work(largest, getattr(task, "psf_size", None)))
     return Forecast(
         planes,
-        sum(heights) * sum(widths) * depth * planes / 1e6,
-        (1 + task.uncertainty) * _count_evaluations(plan),
+        pixels * planes / 1e6,
+        evaluations,
+        work * planes / 1e6,
         BASE_BYTES + memory,
         math.prod(len(spans(n, tile or n)) for n in largest),
     )

@@ -14,7 +14,6 @@ import zarr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..cluster.lazy import DaskSource, make_lazy
-from ..core.blind import MAX_SIZE
 from ..core.inputs import check_psf, take_array
 from ..errors import DmspError
 from ..files.pictures import open_stack
@@ -22,6 +21,7 @@ from ..files.stacks import READ, Stack
 from ..files.zarr import open_zarr
 from ..plan import Axes, Plan, try_settings
 from ..plan.survey import period
+from ..search import MAX_SIZE
 from ..settings import Settings, check_numbers
 from ..windows import HALO, MIN_PART, MIN_SIDE, PART, Grid, ratio
 
