@@ -34,10 +34,13 @@ SIZELESS_EDGES = 12 * (0.02,)
 BEGINS = 3
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # How many candidates go on from a level, by its distance from the finest.
-KEEP = {4: 4, 3: 3, 2: 2, 1: 1}
+KEEP = {4: 4, 3: 3, 2: 2, 1: 1, 0: 1}
 # Where the size is not known, kernels of two pixels start on every level from this one down, and so
 # many go on from each.
 LAST_BEGIN, SIZELESS_KEEP = 3, 4
+# On the finest level, a kernel is made exact by whole restorations: rounds at most, and evaluations
+# of each restoration.
+EXACT_ROUNDS, EXACT_EVALUATIONS = 4, 12
 # A sharp image keeps a kernel of one pixel, in a frame of this side, through so many updates.
 PROBE_SIDE, PROBE_EDGES = 9, (0.05, 0.05)
 PROBE_EVALUATIONS = len(PROBE_EDGES) * EVALUATIONS
@@ -62,6 +65,11 @@ class Stage:
     rests: bool = False
 
     @property
+    def finest(self) -> bool:
+        """Whether it is the last."""
+        return self.distance == 0
+
+    @property
     def scale(self) -> float:
         """Pixels of the level for one of the image."""
         return FACTOR**-self.distance
@@ -77,7 +85,7 @@ def make_stages(size: int, sizeless: bool) -> list[Stage]:
         edges, begins, keep = COARSE_EDGES, index < BEGINS, KEEP.get(distance)
         if sizeless:
             begins = distance >= LAST_BEGIN
-            keep = KEEP.get(distance, SIZELESS_KEEP) if distance else 1
+            keep = KEEP.get(distance, SIZELESS_KEEP)
         if distance <= FOLLOW:
             edges = SIZELESS_EDGES if sizeless else EDGES if distance else FINEST_EDGES
         rests = sizeless and distance == 0
@@ -86,7 +94,7 @@ def make_stages(size: int, sizeless: bool) -> list[Stage]:
 
 
 def count_evaluations(shape: Sequence[int], psf_size: int | None = None) -> int:
-    """Count the evaluations of `blind.search_blind`, or raise as it does."""
+    """Count the evaluations of `blind.search_blind` at most, or raise as it does."""
     return sum(_counts(_planned(shape, psf_size)))
 
 
@@ -159,5 +167,7 @@ def _counts(stages: Sequence[Stage]) -> list[int]:
         if stage.keep is not None:
             count += (EVALUATIONS + 1) * (1 + stage.rests) * candidates
             candidates = min(candidates, stage.keep)
-        counts.append(count + stage.rests * EVALUATIONS)
+        if stage.finest:
+            count += EXACT_ROUNDS * (EXACT_EVALUATIONS + EVALUATIONS + 1) + EVALUATIONS
+        counts.append(count)
     return counts

@@ -279,7 +279,7 @@ def test_wrong_dimensions_are_explained(case, psf):
     with pytest.raises(DmspError, match=r"focal_plane\(psf\)"):
         deblur(case[0][0], psf)
     with pytest.raises(DmspError, match="one by one"):
-        deblur(case[0][None], psf)
+        deblur(np.stack([case[0]] * 2), psf)
     with pytest.raises(DmspError, match="annealed"):
         deblur(case[0], psf, method="sgd")
     deblur(case[0][12], psf[8], iterations=1, device="cpu")

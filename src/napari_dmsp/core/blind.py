@@ -27,6 +27,8 @@ from ..search import (
     COARSE_EDGES,
     DIRECTIONS,
     EVALUATIONS,
+    EXACT_EVALUATIONS,
+    EXACT_ROUNDS,
     FACTOR,
     MAX_WINDOW,
     PROBE_EDGES,
@@ -44,7 +46,7 @@ from .noise import wavelet_sigma
 from .operators import Convolution, Operator, resize
 from .prior import Denoiser, draw_normal, mean_shift
 from .psf import centre_psf, crop_psf, normalise_psf, resize_psf
-from .solvers import DAE_SIGMA, State, geometric
+from .solvers import BLURRED, DAE_SIGMA, State, anneal, geometric
 
 # First and last value within one update, on the scale 0..1: smoothing width and assumed noise.
 SIGMAS = (30 / 255, 10 / 255)
@@ -72,6 +74,9 @@ STAYS = 0.98
 MOST_BEYOND = 0.025
 # Part of a reduced pixel that was observed, above which it is no gap.
 WHOLE = 0.999
+# Where a kernel is made exact: the part of the gradients, the least noise of a restoration,
+# and the part of the energy that a round must save. What saves less follows the noise.
+EXACT_EDGES, EXACT_NOISE, LEAST_SAVED = 0.2, 2 / 255, 0.03
 # Widths of the smoothing and of the assumed noise when candidates are compared.
 JUDGE_SIGMA = 20 / 255
 JUDGE_NOISE = 4 / 255
@@ -121,6 +126,8 @@ def search_blind(
 ) -> Iterator[BlindState]:
     """Estimate the point spread function: one state per evaluation, the last holds the result.
 
+    The last may come before the total, where no more makes the kernel better.
+
     Parameters
     ----------
     y : Tensor
@@ -147,6 +154,8 @@ def search_blind(
     the strongest gradients, without its faint values and specks. Candidates are compared by the
     paper's objective, with ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed
     prior, which it is for denoisers that are linear near ``x``.
+
+    At last a whole restoration with the kernel gives another, as long as that lowers the objective.
 
     Where no size is given, starts on every level but the finest stand for kernels of every size,
     and the frame follows its kernel: it grows while the kernel touches it, and from level to level
@@ -353,11 +362,11 @@ def _search(
             for candidate in candidates:
                 yield from _judge(candidate, level, denoiser)
             candidates = sorted(candidates, key=lambda c: c.energy)[: stage.keep]
-        if stage.rests:
-            # What is given away last is what was chosen.
-            kernel = candidates[0].kernel
-            for x, noise in _sharpen(level, kernel, denoiser, 0.0, None):
-                yield x, level, noise, kernel
+    best = candidates[0]
+    yield from _make_exact(best, level, denoiser, generator)
+    # What is given away last is what was chosen.
+    for x, noise in _sharpen(level, best.kernel, denoiser, 0.0, None):
+        yield x, level, noise, best.kernel
 
 
 def _starts(stage: Stage) -> list[_Candidate]:
@@ -408,6 +417,24 @@ def _refine(
             if i == EVALUATIONS:
                 candidate.kernel = _update(x, level, len(candidate.kernel), part)
             yield x, level, noise, candidate.kernel
+
+
+def _make_exact(
+    candidate: _Candidate, level: _Level, denoiser: Denoiser, generator: torch.Generator | None
+) -> Iterator[_Step]:
+    """Update a judged candidate from whole restorations, as long as its energy falls."""
+    schedule, least = replace(BLURRED, iterations=EXACT_EVALUATIONS), max(EXACT_NOISE, level.noise)
+    for _ in range(EXACT_ROUNDS):
+        data = level.data(candidate.kernel).within(least, math.inf)
+        for state in anneal(data, denoiser, schedule, generator=generator):
+            assert state.whole is not None
+            yield state.whole, level, state.noise_sigma, candidate.kernel
+        kernel = _update(state.whole, level, len(candidate.kernel), EXACT_EDGES)
+        better = _Candidate(kernel)
+        yield from _judge(better, level, denoiser)
+        if better.energy > (1 - LEAST_SAVED) * candidate.energy:
+            return
+        candidate.kernel, candidate.energy = better.kernel, better.energy
 
 
 def _grown(kernel: NDArray[np.float64], most: int) -> NDArray[np.float64]:

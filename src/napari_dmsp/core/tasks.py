@@ -486,10 +486,11 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
     if model.channels == 3:
         model = load_prior("gray").to(grey.device).tiled(given.tile)
 
-    def counted(state: _S, before: int) -> _S:
-        """Count the evaluations of a state among all."""
+    def counted(state: _S, before: int, spared: int = 0) -> _S:
+        """Count the evaluations of a state among all, of which a search may spare some."""
         count = before + state.evaluation
-        return replace(state, evaluation=count, total=total, done=float(done[count - 1]))
+        part = float(done[count + spared - 1])
+        return replace(state, evaluation=count, total=total - spared, done=part)
 
     def shown(state: BlindState, before: int = 0) -> BlindState:
         """Give the luminance of a search back its colours."""
@@ -513,14 +514,16 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
             found = search_blind(grey, psf_size, model, kept=kept, generator=generator)
         for state in found:
             yield shown(state, before)
+        spared = state.total - state.evaluation
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             doubts = max(KERNEL_NOISE, doubt)
             problem = _blur_problem(given, kernel, doubts, clipped, BLURRED)
             problem = replace(problem, searched=True)
             for step in problem.states(given, generator):
-                step = counted(step, begin)
-                judged = psf_size is None and not given.fluorescence and step.evaluation == total
+                step = counted(step, begin - spared, spared)
+                last = step.evaluation == step.total
+                judged = psf_size is None and not given.fluorescence and last
                 if judged and leaves_range(step.image, given.observed, clipped is None):
                     step = _as_it_is(given, step, NOT_ONE)
                 yield step
