@@ -75,6 +75,8 @@ def test_the_error_of_compression_is_known(quality):
 def test_what_was_not_compressed_has_no_such_error():
     for image in (BLURRED, WHITE, data.camera()[80:230, 150:300]):
         assert compression_sigma(np.rint(image)) == 0
+    even = np.random.default_rng(0).normal(100, 3, (128, 128))
+    assert compression_sigma(np.rint(even)) == 0
     assert compression_sigma(np.zeros((64, 64))) == 0
     assert compression_sigma(np.zeros((20, 64))) == 0
 

@@ -146,7 +146,7 @@ def test_the_published_descent():
 @pytest.mark.parametrize(
     ("mosaic", "options", "message"),
     [
-        (PHOTO, {}, "3 axes"),
+        (PHOTO, {}, "one value per pixel"),
         (PHOTO[..., 0], {"pattern": "RGBW"}, "pattern='RGBW' is unknown; use one of RGGB"),
         (PHOTO[..., 0], {"pattern": [[0, 4]]}, "0, 1, 2"),
         (PHOTO[..., 0], {"pattern": [[0, 1]]}, "blue"),

@@ -405,7 +405,7 @@ def test_one_noise_level(tmp_path, folder):
     [
         ({"channels": 2}, "channels=2"),
         ({"architecture": "vit"}, "architecture='vit'"),
-        ({"architecture": "dncnn"}, "give noise_sigma"),
+        ({"architecture": "dncnn"}, "give it as noise_sigma"),
         ({"noise_sigma": 0.0}, "noise_sigma=0"),
         ({"batch": 0}, "batch=0"),
         ({"patch": 4}, "patch=4"),

@@ -428,9 +428,9 @@ def _make_exact(
         data = level.data(candidate.kernel).within(least, math.inf)
         for state in anneal(data, denoiser, schedule, generator=generator):
             assert state.whole is not None
-            yield state.whole, level, state.noise_sigma, candidate.kernel
-        kernel = _update(state.whole, level, len(candidate.kernel), EXACT_EDGES)
-        better = _Candidate(kernel)
+            x = state.whole
+            yield x, level, state.noise_sigma, candidate.kernel
+        better = _Candidate(_update(x, level, len(candidate.kernel), EXACT_EDGES))
         yield from _judge(better, level, denoiser)
         if better.energy > (1 - LEAST_SAVED) * candidate.energy:
             return

@@ -103,9 +103,10 @@ LEVELS = [_steps(quality) for quality in QUALITIES]
 
 def _hits(large: Plane, steps: Plane) -> float:
     """Return how much more often than by chance coefficients are multiples of their steps."""
-    share = large / steps[:, None]
+    # Without the mean of blocks, which is the same in all of an even image.
+    share, steps = large[1:] / steps[1:, None], steps[1:, None]
     # Periods that are whole: coefficients without steps have no phase.
-    share = share[(share > 0.5) & (steps[:, None] > 1)]
+    share = share[(share > 0.5) & (steps > 1)]
     if len(share) < LEAST_COUNT:
         return 0.0
     mean = float(np.cos(2 * np.pi * share).mean())
