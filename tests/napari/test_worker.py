@@ -28,6 +28,7 @@ class FakeState:
     total: int = 3
     residual: float = 2.0
     stage: str = "restoring"
+    part: float = 0.5
 
     def array(self):
         return np.full((2, 2), self.evaluation)

@@ -430,6 +430,9 @@ def _make_exact(
             assert state.whole is not None
             x = state.whole
             yield x, level, state.noise_sigma, candidate.kernel
+        if leaves_range(data.operator.crop(x), level.y, level.weights is None):
+            # Of a wrong kernel, another would only hide the ringing by which it is known.
+            return
         better = _Candidate(_update(x, level, len(candidate.kernel), EXACT_EDGES))
         yield from _judge(better, level, denoiser)
         if better.energy > (1 - LEAST_SAVED) * candidate.energy:
