@@ -127,7 +127,7 @@ GOLDEN = {
     deblur_grey: 26.89,
     deblur_colour: 33.10,
     deblur_photons: 36.98,
-    deblur_blind: 30.77,
+    deblur_blind: 31.76,
     deblur_mask: 26.73,
     superres_x2: 35.48,
     superres_psf: 23.92,
