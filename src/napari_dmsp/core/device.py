@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -244,10 +244,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 @contextmanager
-def explain_failures(
-    device: torch.device | str, shape: Sequence[int] = (), needed: int | None = None
-) -> Iterator[None]:
-    """Turn a lack of memory into a `DmspError` with a remedy; ``needed`` is in bytes."""
+def explain_memory(say: Callable[[], str]) -> Iterator[None]:
+    """Turn a lack of memory into an `OutOfMemoryError` of what ``say`` returns, if it is none."""
     try:
         yield
     except OutOfMemoryError:
@@ -255,14 +253,25 @@ def explain_failures(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        raise OutOfMemoryError(f"out of memory{say()}") from error
+
+
+def explain_failures(
+    device: torch.device | str, shape: Sequence[int] = (), needed: int | None = None
+) -> AbstractContextManager[None]:
+    """Turn a lack of memory into a `DmspError` with a remedy; ``needed`` is in bytes."""
+
+    def say() -> str:
         where = pick_device(device) if isinstance(device, str) else device
         image = f" for an image of {' x '.join(map(str, shape))} pixels" if shape else ""
         estimate = "" if needed is None else f", which need about {needed / 1e9:.2g} GB"
-        raise OutOfMemoryError(
-            f"out of memory on {where}{image}{estimate}; restore a smaller region, give a smaller "
+        return (
+            f" on {where}{image}{estimate}; restore a smaller region, give a smaller "
             "tile=, or choose another device; napari_dmsp.scale restores images of any size part "
             "by part."
-        ) from error
+        )
+
+    return explain_memory(say)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

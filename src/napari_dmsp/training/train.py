@@ -7,8 +7,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.device import (
+    explain_memory,
     flushed_denormals,
-    is_out_of_memory,
     own_state,
     pick_device,
     supports_bf16,
 )
 from ..core.networks import ARCHITECTURES
-from ..errors import DmspError, OutOfMemoryError
+from ..errors import DmspError
 from ..files import check_room, check_writable, make_folder, write_json, written_whole
 from ..priors import STATE, read_header
 from .data import PatchSampler, Source, doubts, find_sources, read_image
@@ -140,20 +140,7 @@ def state_path(out: Path) -> Path:
     return out.with_suffix(f"{STATE}.safetensors")
 
 
-@contextmanager
-def _explained(remedy: str) -> Iterator[None]:
-    """Say what to do where memory runs out."""
-    try:
-        yield
-    except OutOfMemoryError:
-        raise
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(f"out of memory; {remedy}.") from error
-
-
-@_explained("give fewer or smaller images, or choose another device")
+@explain_memory(lambda: "; give fewer or smaller images, or choose another device.")
 @own_state(gradients=True)
 @flushed_denormals(True)
 def train(
@@ -301,7 +288,7 @@ def train(
             clean = sampler.draw(recipe.batch, generator)
             clean = clean.contiguous(memory_format=torch.channels_last)
             power = 2 if _is_ending(recipe, elapsed / 60, minutes) else 1
-            with _explained(f"lower batch={recipe.batch} or patch={recipe.patch}"):
+            with explain_memory(lambda: f"; lower batch={recipe.batch} or patch={recipe.patch}."):
                 shown = _corrupt(recipe, clean, average, generator, noise_generator, bf16)
                 loss = _descend(net, optimizer, clean, *shown, power, recipe.clip, bf16)
             decay = min(recipe.ema, (1 + step) / (10 + step))
