@@ -65,11 +65,6 @@ class Stage:
     rests: bool = False
 
     @property
-    def finest(self) -> bool:
-        """Whether it is the last."""
-        return self.distance == 0
-
-    @property
     def scale(self) -> float:
         """Pixels of the level for one of the image."""
         return FACTOR**-self.distance
@@ -167,7 +162,7 @@ def _counts(stages: Sequence[Stage]) -> list[int]:
         if stage.keep is not None:
             count += (EVALUATIONS + 1) * (1 + stage.rests) * candidates
             candidates = min(candidates, stage.keep)
-        if stage.finest:
-            count += EXACT_ROUNDS * (EXACT_EVALUATIONS + EVALUATIONS + 1) + EVALUATIONS
         counts.append(count)
+    # The one that is left is made exact, and shown.
+    counts[-1] += EXACT_ROUNDS * (EXACT_EVALUATIONS + EVALUATIONS + 1) + EVALUATIONS
     return counts

@@ -689,8 +689,8 @@ class RunPanel(Panel):
         if "psf_size" in done.about["settings"]:
             assert done.psf is not None
             self._psfs.append(done.psf)
-        # A sharp image ends before the work that was ahead.
-        if done.about["evaluations"] == done.about["planned"]:
+        # A sharp image ends long before the work that was ahead, a search may spare some rounds.
+        if not done.about["stopped"] and done.about["evaluations"] > done.about["planned"] / 2:
             ahead = forecast(self._call.plan)
             settings = self._call.settings
             self._measured[settings.device, settings.space] = (
