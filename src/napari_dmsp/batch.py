@@ -371,7 +371,7 @@ class Bar:
 
     def count(self, state: State) -> None:
         """Count an evaluation."""
-        text = f"{state.stage}, {state.evaluation} of {state.total}, residual={state.residual:.3g}"
+        text = f"{state.evaluation} of {state.total}, {state.stage}, residual={state.residual:.3g}"
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(state.part - self._bar.n)
 
