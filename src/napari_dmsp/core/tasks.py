@@ -467,7 +467,8 @@ def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> P
 
 def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
     """Prepare a search for the PSF in the luminance, and the restoration with what it finds."""
-    work, finish = search_work(given.shape, psf_size), evaluations(given, BLURRED)
+    schedule = FLUORESCENCE if given.fluorescence else BLURRED
+    work, finish = search_work(given.shape, psf_size), evaluations(given, schedule)
     whole = with_extra(given.observed[:, 0].numel())
     if given.literal:
         # The published descent ends with both; only colours need a second one.
@@ -519,7 +520,9 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             doubts = max(KERNEL_NOISE, doubt)
             problem = _blur_problem(given, kernel, doubts, clipped, BLURRED)
-            problem = replace(problem, searched=True)
+            # A PSF that leaves detail changes the schedule, but not what was planned.
+            planned = replace(problem.schedule, iterations=finish)
+            problem = replace(problem, schedule=planned, searched=True)
             for step in problem.states(given, generator):
                 step = counted(step, begin - spared, spared)
                 last = step.evaluation == step.total

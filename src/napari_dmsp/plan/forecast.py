@@ -89,7 +89,7 @@ def _count_evaluations(plan: Plan) -> int:
         return VOLUME_EVALUATIONS
     if task.method == "sgd":
         return DESCENT_EVALUATIONS
-    if task.finds_psf and not task.blind and plan.axes.colours is None and _looks_dark(plan):
+    if task.finds_psf and plan.axes.colours is None and _looks_dark(plan):
         return FLUORESCENCE_EVALUATIONS
     return EVALUATIONS.get(task.task, BLURRED_EVALUATIONS)
 
