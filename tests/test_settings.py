@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 import napari_dmsp
 from napari_dmsp.cli import app
+from napari_dmsp.core.psf import gaussian_psf
+from napari_dmsp.core.tasks import prepare_task
 from napari_dmsp.errors import DmspError
 from napari_dmsp.settings import (
     TASKS,
@@ -60,6 +63,17 @@ def test_the_shell_has_all_options(kind):
     flags = [flag for _, about in options(kind) if about.flag for flag in about.flag.split("/")]
     assert flags
     assert [flag for flag in flags if flag not in text] == []
+
+
+def test_what_is_said_of_none_is_what_runs_take(kind):
+    said = {each.name: about.auto for each, about in options(kind)}
+    settings = minimal(kind, **({"psf": gaussian_psf(2)} if kind is Deblur else {}))
+    image = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
+    taken = prepare_task(settings, image).settings
+    assert f'"{taken["prior"]}"' in said["prior"]
+    # Mosaics are never grey.
+    assert ("gray" in said["prior"]) == (not kind.makes_colour)
+    assert re.match(r"\d+", said["iterations"])[0] == str(taken["iterations"])
 
 
 def test_unknown_arguments_are_named(kind):

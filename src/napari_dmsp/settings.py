@@ -173,6 +173,8 @@ class Settings:
     restores_volumes: ClassVar[bool] = False
     # Shared options that the task does not have.
     unused: ClassVar[tuple[str, ...]] = ()
+    # What None stands for in the task, by the names of options that others have another way.
+    autos: ClassVar[Mapping[str, str]] = {}
 
     noise: Noise = option(
         None,
@@ -238,7 +240,7 @@ class Settings:
         "int, optional",
         label="Evaluations",
         flag="--iterations",
-        auto="24, 36 for fluorescence, 30 for superres; 300 for sgd",
+        auto=f"{BLURRED_EVALUATIONS}; {DESCENT_EVALUATIONS} for sgd",
         parse=int,
         limits=(1, MAX_ITERATIONS),
     )
@@ -462,6 +464,11 @@ class Deblur(Settings):
     positional = "psf"
     finds_psf = True
     restores_volumes = True
+    autos: ClassVar = {
+        "iterations": f"{BLURRED_EVALUATIONS}, {SHARP_EVALUATIONS} where the PSF is narrow, "
+        f"{FLUORESCENCE_EVALUATIONS} for fluorescence, {VOLUME_EVALUATIONS} for volumes; "
+        f"{DESCENT_EVALUATIONS} for sgd"
+    }
 
     psf: Any = _psf(
         "Point spread function, of any size up to the image's; or with three axes, (Z, Y, X), to "
@@ -524,6 +531,7 @@ class Superres(Settings):
     suffix = "enlarged"
     positional = "scale"
     margin = 0
+    autos: ClassVar = {"iterations": f"{SHARP_EVALUATIONS}; {DESCENT_EVALUATIONS} for sgd"}
 
     scale: float = option(
         MISSING,
@@ -572,6 +580,7 @@ class Demosaic(Settings):
     align = 12
     makes_colour = True
     unused = ("channel_axis",)
+    autos: ClassVar = {"prior": '"rgb"'}
 
     pattern: Any = option(
         "RGGB",
@@ -626,7 +635,8 @@ def options(kind: type[Settings]) -> Iterator[tuple[Field[Any], Option]]:
     shared = {each.name for each in fields(Settings)}
     for each in sorted(fields(kind), key=lambda each: each.name in shared):
         if each.name not in kind.unused:
-            yield each, each.metadata["option"]
+            about = each.metadata["option"]
+            yield each, replace(about, auto=kind.autos.get(each.name, about.auto))
 
 
 def parse(kind: type[Settings], name: str, text: str) -> Any:
