@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 
 from .errors import DmspError, on_one_line
 from .psf_text import bead_file, make_psf
-from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse, rename
+from .settings import AUTO_MASK, TASKS, Settings, in_words, options, parse, reword
 from .windows import PART
 
 app = typer.Typer(
@@ -288,7 +288,7 @@ def demo(
 def _train_words(text: str) -> str:
     """Call Python's arguments of a training by its options."""
     names = inspect.signature(train).parameters
-    return rename(text, {name: f"--{name.replace('_', '-')}" for name in names})
+    return reword(text, {name: f"--{name.replace('_', '-')}" for name in names}, "shell")
 
 
 @contextmanager

@@ -674,6 +674,7 @@ REMEDIES = {
     r", or None\.": (".", "."),
     r" \(overwrite=True\)": ("", ""),
     r"\bthe same call\b": ("the same command", "the same run"),
+    r"lower batch=\d+ or patch=\d+": (r"\g<0>", "give fewer images, or choose another Device"),
 }
 # Options that only the shell has, for large stacks.
 SHELL_ONLY = {"chunks": "--chunks", "planes": "--planes", "survey": "--survey"}
@@ -685,16 +686,16 @@ def in_words(text: str, kind: type[Settings], face: str) -> str:
     Messages call options as in Python, such as ``iterations=0``.
     """
     shell = face == "shell"
-    for pattern, words in REMEDIES.items():
-        text = re.sub(pattern, words[0] if shell else words[1], text)
     names = {each.name: about.flag if shell else about.label for each, about in options(kind)}
     if shell:
         names |= SHELL_ONLY
-    return rename(text, names | {"noise_sigma": names["noise"]})
+    return reword(text, names | {"noise_sigma": names["noise"]}, face)
 
 
-def rename(text: str, names: Mapping[str, str]) -> str:
-    """Say options of a message, such as ``iterations=0``, by other names."""
+def reword(text: str, names: Mapping[str, str], face: str) -> str:
+    """Say a message with the remedies of a face and its names of options."""
+    for pattern, words in REMEDIES.items():
+        text = re.sub(pattern, words[0] if face == "shell" else words[1], text)
 
     def say(match: re.Match[str]) -> str:
         value = match[2].strip("'\"") if match[2] else ""

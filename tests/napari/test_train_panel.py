@@ -277,6 +277,10 @@ def test_cancel_while_images_are_loaded(qtbot, viewer, fake, folder, priors):
         (DmspError("no images found."), "no images found."),
         (RuntimeError("CUDA is gone"), "RuntimeError: CUDA is gone."),
         (ValueError(), "ValueError: ."),
+        (
+            DmspError("out of memory; lower batch=12 or patch=80."),
+            "out of memory; give fewer images, or choose another Device.",
+        ),
     ],
 )
 def test_errors_are_shown(qtbot, viewer, fake, folder, priors, error, text):

@@ -20,7 +20,7 @@ from magicgui.widgets import (
 from qtpy.QtWidgets import QSizePolicy
 
 from ..priors import prior_files, priors_folder
-from ..settings import DEVICES, rename
+from ..settings import DEVICES, reword
 from .form import OpenChoice, Panel, form, row
 from .layers import full_resolution
 from .loss_plot import LossPlot
@@ -253,7 +253,7 @@ class TrainPanel(Panel):
         self._bar.visible = False
         if outcome.card is None:
             fields = {"device": self._device.label, "minutes": self._minutes.label}
-            self._report.value = rename(outcome.error or "Cancelled.", fields)
+            self._report.value = reword(outcome.error or "Cancelled.", fields, "panel")
         else:
             training, scores = outcome.card["training"], outcome.card["validation_psnr"]
             line = (
