@@ -136,13 +136,13 @@ def prepare_deblur(
     kernel = check_psf(psf, given.shape, given.warnings)
     if task.space == 3:
         return _prepare_volume(given, image, kernel)
-    doubt = _doubt(given)
+    doubt, blur = _doubt(given), _convolution(given, kernel)
     if not given.literal:
         find = partial(find_outliers, psf=kernel, least=doubt)
         given = _without_outliers(given, image, find, "blur allows")
-        given = _without_stripes(given, kernel)
+        given = _without_stripes(given, blur)
     with explain_failures(given.observed.device, given.shape):
-        problem = _blur_problem(given, kernel, doubt, _saturated(given, image))
+        problem = _blur_problem(given, blur, doubt, _saturated(given, image))
         return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
@@ -240,12 +240,15 @@ def _without_outliers(
     return replace(given, warnings=list(dict.fromkeys(given.warnings + warnings)))
 
 
-def _without_stripes(given: Input, kernel: NDArray[np.float32]) -> Input:
+def _convolution(given: Input, kernel: NDArray[np.float32], stride: int = 1) -> Convolution:
+    return Convolution(torch.from_numpy(kernel).to(given.observed), given.shape, stride)
+
+
+def _without_stripes(given: Input, blur: Convolution) -> Input:
     """Return the input without noise that is the same along rows or columns, and warn of it."""
-    psf = torch.from_numpy(kernel).to(given.observed)
-    if is_sharp(Convolution(psf, given.shape), given.observed):
+    if is_sharp(blur, given.observed):
         return given
-    observed, *levels = remove_stripes(given.observed, psf, given.kept)
+    observed, *levels = remove_stripes(given.observed, blur.psf, given.kept)
     for name, level in zip(("rows", "columns"), levels, strict=True):
         if level:
             given.warnings.append(
@@ -375,22 +378,20 @@ def _encoding(given: Input, filters: Tensor) -> Encoding:
 
 def _blur_problem(
     given: Input,
-    kernel: NDArray[np.float32],
+    blur: Convolution,
     doubt: float,
     clipped: Tensor | None,
     schedule: Schedule | None = None,
 ) -> Problem:
     """State the problem of a blur, with the least noise level and what is saturated."""
-    psf = torch.from_numpy(kernel).to(given.observed)
-    operator = Convolution(psf, given.shape)
     # Blur along a line leaves detail in the finest differences of photographs.
     estimate: Callable[..., ShotLine | None] = sharp_line
-    if given.fluorescence and not given.literal and not is_sharp(operator, given.observed):
+    if given.fluorescence and not given.literal and not is_sharp(blur, given.observed):
         schedule, estimate = FLUORESCENCE, shot_line
     line = _line(given, estimate)
-    problem = Problem.of(given, operator, schedule, line)
+    problem = Problem.of(given, blur, schedule, line)
     data = problem.data if clipped is None else problem.data.saturated(clipped)
-    return replace(problem, data=data, psf=psf, doubt=doubt)
+    return replace(problem, data=data, psf=blur.psf, doubt=doubt)
 
 
 def _prepare_volume(given: Input, image: ArrayLike, kernel: NDArray[np.float32]) -> Job:
@@ -459,10 +460,9 @@ def _volume_noise(data: Gaussian) -> tuple[float, float]:
 
 def _sampled_problem(given: Input, kernel: NDArray[np.float32], scale: int) -> Problem:
     """State the problem of a blurred image sampled at the centres of blocks."""
-    psf = torch.from_numpy(kernel).to(given.observed)
-    operator = Convolution(psf, given.shape, scale)
-    problem = Problem.of(given, operator, SHARP, _line(given, sharp_line))
-    return replace(problem, psf=psf)
+    blur = _convolution(given, kernel, scale)
+    problem = Problem.of(given, blur, SHARP, _line(given, sharp_line))
+    return replace(problem, psf=blur.psf)
 
 
 def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
@@ -519,7 +519,8 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
         if finish:
             kernel = crop_psf(state.psf.cpu().numpy()).astype(np.float32)
             doubts = max(KERNEL_NOISE, doubt)
-            problem = _blur_problem(given, kernel, doubts, clipped, BLURRED)
+            blur = _convolution(given, kernel)
+            problem = _blur_problem(given, blur, doubts, clipped, BLURRED)
             # A PSF that leaves detail changes the schedule, but not what was planned.
             planned = replace(problem.schedule, iterations=finish)
             problem = replace(problem, schedule=planned, searched=True)
