@@ -141,9 +141,8 @@ def prepare_deblur(
         find = partial(find_outliers, psf=kernel, least=doubt)
         given = _without_outliers(given, image, find, "blur allows")
         given = _without_stripes(given, blur)
-    with explain_failures(given.observed.device, given.shape):
-        problem = _blur_problem(given, blur, doubt, _saturated(given, image))
-        return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
+    problem = _blur_problem(given, blur, doubt, _saturated(given, image))
+    return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
 @own_state()
@@ -164,15 +163,13 @@ def prepare_superres(
     large = round(given.shape[0] * scale), round(given.shape[1] * scale)
     settings = {"task": "superres", "scale": scale}
     if psf is None:
-        with explain_failures(given.observed.device, large):
-            operator = Resize(large, given.shape, given.observed.device)
-            line = _line(given, sharp_line)
-            problem = Problem.of(given, operator, line=line)
-            return prepare(settings, given, replace(problem, doubt=doubt))
+        operator = Resize(large, given.shape, given.observed.device)
+        line = _line(given, sharp_line)
+        problem = Problem.of(given, operator, line=line)
+        return prepare(settings, given, replace(problem, doubt=doubt))
     kernel = check_psf(psf, large, given.warnings, int(scale))
-    with explain_failures(given.observed.device, large):
-        problem = replace(_sampled_problem(given, kernel, int(scale)), doubt=doubt)
-        return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
+    problem = replace(_sampled_problem(given, kernel, int(scale)), doubt=doubt)
+    return prepare(settings | {"psf_shape": kernel.shape}, given, problem)
 
 
 @own_state()
@@ -202,20 +199,19 @@ def prepare_demosaic(
     plain = bool(((filters == 0) | (filters == 1)).all())
     if linear is None:
         linear = _guess_linear(given, raw, filters)
-    with explain_failures(given.observed.device, given.shape):
-        encoding = _encoding(given, filters) if linear and plain else None
-        problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
-        if task.developed:
-            # Under the curve they are what is to be looked at.
-            problem = replace(problem, decode=partial(torch.clamp, min=0.0, max=1.0))
-        name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
-        white = given.units.low + given.units.scale
-        settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
-        settings["developed"] = task.developed
-        # Levels of single filters, from which those for all were made.
-        found = {k: np.ravel(take_array(v, k)) for k, v in levels.items() if v is not None}
-        several = {f"{k}_levels": v.tolist() for k, v in found.items() if v.size > 1}
-        return prepare(settings | several, given, problem)
+    encoding = _encoding(given, filters) if linear and plain else None
+    problem = _mosaic_problem(given, filters, cfa_tile(pattern), encoding)
+    if task.developed:
+        # Under the curve they are what is to be looked at.
+        problem = replace(problem, decode=partial(torch.clamp, min=0.0, max=1.0))
+    name = pattern if isinstance(pattern, str) else np.asarray(pattern).tolist()
+    white = given.units.low + given.units.scale
+    settings = {"task": "demosaic", "pattern": name, "white": white, "linear": linear}
+    settings["developed"] = task.developed
+    # Levels of single filters, from which those for all were made.
+    found = {k: np.ravel(take_array(v, k)) for k, v in levels.items() if v is not None}
+    several = {f"{k}_levels": v.tolist() for k, v in found.items() if v.size > 1}
+    return prepare(settings | several, given, problem)
 
 
 def _without_outliers(
@@ -400,36 +396,35 @@ def _prepare_volume(given: Input, image: ArrayLike, kernel: NDArray[np.float32])
         raise DmspError("method='sgd' is for planes; use 'annealed' to restore a volume.")
     find = partial(_find_in_planes, psf=focal_plane(kernel))
     given = _without_outliers(given, image, find, "blur allows")
-    with explain_failures(given.observed.device, given.shape):
-        psf = torch.from_numpy(kernel).to(given.observed)
-        operator = choose_operator(psf, given.shape)
-        line = _line(given, partial(shot_line, ratio=VOLUME_RATIO))
-        seen = given.observed
-        beyond = far_light(operator, psf, seen, given.kept, line)
-        if beyond is not None:
-            given.warnings.append(NEAR_ONLY)
-            given = replace(given, observed=seen - beyond)
-        start = first_estimate(operator, given.observed, given.kept, line, beyond)
-        if line is None and given.noise is None and given.reference is None:
-            light = operator.forward(start)
-            line = _volume_line(seen, given.kept, light if beyond is None else light + beyond)
-        if given.reference is None:
-            range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
-            given, start = given.divided(range_), start / range_
-            line = None if line is None else line.divided(range_)
-            beyond = None if beyond is None else beyond / range_
+    psf = torch.from_numpy(kernel).to(given.observed)
+    operator = choose_operator(psf, given.shape)
+    line = _line(given, partial(shot_line, ratio=VOLUME_RATIO))
+    seen = given.observed
+    beyond = far_light(operator, psf, seen, given.kept, line)
+    if beyond is not None:
+        given.warnings.append(NEAR_ONLY)
+        given = replace(given, observed=seen - beyond)
+    start = first_estimate(operator, given.observed, given.kept, line, beyond)
+    if line is None and given.noise is None and given.reference is None:
         light = operator.forward(start)
-        problem = Problem.of(given, operator, VOLUME, line, light, beyond)
-        problem = replace(
-            problem,
-            noise_bounds=partial(_volume_noise, problem.data),
-            psf=psf,
-            view=Slices(operator),
-            start=start,
-            restart=partial(first_estimate, operator, kept=given.kept, line=line, beyond=beyond),
-            least=given.least,
-        )
-        return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
+        line = _volume_line(seen, given.kept, light if beyond is None else light + beyond)
+    if given.reference is None:
+        range_ = HEADROOM * float(np.percentile(operator.crop(start).cpu().numpy(), 99.9))
+        given, start = given.divided(range_), start / range_
+        line = None if line is None else line.divided(range_)
+        beyond = None if beyond is None else beyond / range_
+    light = operator.forward(start)
+    problem = Problem.of(given, operator, VOLUME, line, light, beyond)
+    problem = replace(
+        problem,
+        noise_bounds=partial(_volume_noise, problem.data),
+        psf=psf,
+        view=Slices(operator),
+        start=start,
+        restart=partial(first_estimate, operator, kept=given.kept, line=line, beyond=beyond),
+        least=given.least,
+    )
+    return prepare({"task": "deblur", "psf_shape": kernel.shape}, given, problem)
 
 
 def _find_in_planes(volumes: NDArray[np.float64], psf: NDArray[np.float32]) -> NDArray[np.bool_]:
