@@ -91,7 +91,6 @@ def stack(viewer: napari.Viewer) -> None:
     viewer.dims.set_current_step(0, 16)
     panel = open_panel(viewer, "Deblur")
     panel.inputs.psf.value = "beads"
-    viewer.layers.selection.active = cells
     save_row("stack_open", [shot(viewer)])
 
     panel.show_psf()

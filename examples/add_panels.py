@@ -14,7 +14,7 @@ PANELS = ("Deblur", "Super-resolution", "Demosaic")
 
 def main(viewer: napari.Viewer, evaluations: int | None = None) -> Any:
     """Return the Deblur panel, which restores in the background."""
-    image, psf = viewer.open_sample("napari-dmsp", "nuclei")
+    psf, image = viewer.open_sample("napari-dmsp", "nuclei")
     panels = {
         name: viewer.window.add_plugin_dock_widget("napari-dmsp", name, tabify=True)[1]
         for name in PANELS

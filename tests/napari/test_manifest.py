@@ -55,15 +55,18 @@ def test_samples_open(make_napari_viewer, key):
     viewer = make_napari_viewer()
     viewer.open_sample("napari-dmsp", key)
     assert {layer.name: layer.data.shape for layer in viewer.layers} == SAMPLES[key]
-    assert [layer.visible for layer in viewer.layers] == [True] + [False] * (len(viewer.layers) - 1)
-    assert viewer.layers[0].rgb == (key == "colour_photograph")
-    assert viewer.layers[1].name == "beads" or np.isclose(viewer.layers[1].data.sum(), 1)
+    first, *_, last = viewer.layers
+    assert [layer for layer in viewer.layers if layer.visible] == [last]
+    assert viewer.layers.selection.active is last
+    assert last.rgb == (key == "colour_photograph")
+    assert first.name == "beads" or np.isclose(first.data.sum(), 1)
 
 
 def test_sample_noise_is_the_same_every_time():
     from napari_dmsp._viewer.samples import grey_photograph
 
     first, second = grey_photograph(), grey_photograph()
-    assert np.array_equal(first[0][0], second[0][0])
-    difference = first[0][0].astype(float) - first[2][0]
+    (_, truth, observed), again = ([layer[0] for layer in each] for each in (first, second))
+    assert np.array_equal(observed, again[-1])
+    difference = observed.astype(float) - truth
     assert 5 < difference.std() < 60

@@ -178,9 +178,12 @@ def test_beads_are_averaged(qtbot, viewer, open_panel, stack, beads):
     assert "Planes in axes y, x" in plan(panel)
 
 
-def test_the_sample_is_ready_to_be_restored(viewer, open_panel):
+@pytest.mark.parametrize("early", [False, True])
+def test_the_sample_is_ready_to_be_restored(viewer, open_panel, early):
+    panel = open_panel() if early else None
     viewer.open_sample("napari-dmsp", "cells")
-    panel = open_panel(psf="beads")
+    panel = panel or open_panel()
+    panel.inputs.psf.value = "beads"
     assert panel.image.name == "cells"
     assert panel.inputs.beads.value.name == "beads"
     assert "Volumes in axes z, y, x: 32 × 128 × 128 grey voxels" in plan(panel)

@@ -163,6 +163,8 @@ class RunPanel(Panel):
     def _input_widgets(self) -> list[Widget]:
         self._image = LayerChoice(
             self._images,
+            # A hidden layer, such as a PSF, is hardly what is to be restored.
+            lambda layers: next((layer for layer in layers if layer.visible), None),
             name="image",
             label="Image",
             tooltip="The layer to restore; it is not changed.",

@@ -1,4 +1,7 @@
-"""Sample data: blurred on loading, and a picture with real blur. No download."""
+"""Sample data: blurred on loading, and a picture with real blur. No download.
+
+The image to restore comes last: napari makes the last layer of a sample the active one.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,27 @@ PHOTONS, READ_NOISE = 200, 2.0
 
 
 def colour_photograph() -> list[LayerData]:
-    """Return a colour photograph with motion blur and noise, the PSF and the truth."""
+    """Return a colour photograph with motion blur and noise, after its PSF and its truth."""
     return _blurred("dog", "dog-lossless.png", length=15, angle=30)
 
 
 def grey_photograph() -> list[LayerData]:
-    """Return a grey photograph with motion blur and noise, the PSF and the truth."""
+    """Return a grey photograph with motion blur and noise, after its PSF and its truth."""
     return _blurred("city", "city-lossless.png", length=11, angle=-50)
 
 
 def nuclei() -> list[LayerData]:
-    """Return a fluorescence image with the blur of its microscope, and a PSF close to it."""
+    """Return a fluorescence image with the blur of its microscope, after a PSF close to it."""
     from ..core.psf import gaussian_psf
 
     return [
-        (_read("bbbc039_A09_s1.tif"), {"name": "nuclei"}, "image"),
         (gaussian_psf(1.0), {"name": "nuclei PSF", "visible": False}, "image"),
+        (_read("bbbc039_A09_s1.tif"), {"name": "nuclei"}, "image"),
     ]
 
 
 def cells() -> list[LayerData]:
-    """Return a simulated widefield stack of cells, beads as its microscope sees them, the truth."""
+    """Return a simulated widefield stack of cells, after beads by its microscope and the truth."""
     from scipy.ndimage import gaussian_filter
     from scipy.signal import fftconvolve
 
@@ -69,12 +72,13 @@ def cells() -> list[LayerData]:
         values = random.poisson(light) + random.normal(100, READ_NOISE, light.shape)
         return np.rint(values).clip(0).astype(np.uint16)
 
+    observed, bright = counted(factor * blurred), counted(5000 * beads / beads.max())
     place = {"scale": VOXEL, "units": ("um",) * 3, "axis_labels": ("z", "y", "x")}
     hidden = place | {"visible": False}
     return [
-        (counted(factor * blurred), place | {"name": "cells"}, "image"),
-        (counted(5000 * beads / beads.max()), hidden | {"name": "beads"}, "image"),
+        (bright, hidden | {"name": "beads"}, "image"),
         ((factor * scene[frame]).astype(np.float32), hidden | {"name": "cells truth"}, "image"),
+        (observed, place | {"name": "cells"}, "image"),
     ]
 
 
@@ -85,11 +89,10 @@ def _blurred(name: str, file: str, length: float, angle: float) -> list[LayerDat
     psf = motion_psf(length, angle)
     observed, truth = simulate_blur(_read(file), psf, noise_sigma=5)
     rgb = observed.ndim == 3
-    # What is looked at comes first: the panel proposes it, and results go on top.
     return [
-        (_to_8_bit(observed), {"name": name, "rgb": rgb}, "image"),
         (psf, {"name": f"{name} PSF", "visible": False}, "image"),
         (_to_8_bit(truth), {"name": f"{name} truth", "rgb": rgb, "visible": False}, "image"),
+        (_to_8_bit(observed), {"name": name, "rgb": rgb}, "image"),
     ]
 
 
