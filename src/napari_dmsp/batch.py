@@ -426,7 +426,7 @@ def _show_within(bar: Any, name: str, plan: Plan, event: Event) -> None:
     if isinstance(event, Step):
         label = f"{name} {_say_part(plan, event)}".rstrip()
         state = event.state
-        text = f"{label} {state.stage} {state.evaluation}/{event.job.total}"
+        text = f"{label} {state.stage} {state.evaluation}/{state.total}"
         bar.set_postfix_str(text, refresh=False)
         bar.update(0)
 

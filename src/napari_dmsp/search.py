@@ -163,6 +163,6 @@ def _counts(stages: Sequence[Stage]) -> list[int]:
             count += (EVALUATIONS + 1) * (1 + stage.rests) * candidates
             candidates = min(candidates, stage.keep)
         counts.append(count)
-    # The one that is left is made exact, and shown.
-    counts[-1] += EXACT_ROUNDS * (EXACT_EVALUATIONS + EVALUATIONS + 1) + EVALUATIONS
+    # The one that is left is made exact, compared with no blur, and shown.
+    counts[-1] += EXACT_ROUNDS * (EXACT_EVALUATIONS + EVALUATIONS + 1) + 2 * EVALUATIONS + 1
     return counts

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -210,6 +213,31 @@ def test_a_kernel_is_made_exact_where_that_makes_the_image_more_probable():
     list(blind._make_exact(exact, level, prior, torch.Generator().manual_seed(0)))
     assert exact.energy < begun.energy
     assert distance(exact.kernel) < 0.8 * distance(begun.kernel)
+    # Kernels follow strong noise.
+    noisy = replace(level, noise=4 / 255)
+    assert not list(blind._make_exact(exact, noisy, prior, None))
+
+
+def test_the_true_kernel_is_better_than_a_narrow_and_a_wide_one():
+    true = motion_psf(9, 30)
+    observed, _ = simulate_blur(squares(128), true, 1 / 255)
+    y, prior = torch.from_numpy(observed)[None, None], load_prior("gray")
+    level = blind._level(y, None, make_stages(15, False)[-1], 128)
+
+    def energy(length):
+        candidate = blind._Candidate(resize_psf(motion_psf(length, 30), 1, 15))
+        list(blind._judge(candidate, level, prior))
+        return candidate.energy
+
+    assert energy(9) < min(energy(5), energy(13))
+
+
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_who_gets_a_kernel_in_doubt_is_told(doubtful, monkeypatch):
+    monkeypatch.setattr(blind, "DOUBTFUL", 0.0 if doubtful else math.inf)
+    y, _ = simulate_blur(squares(80), motion_psf(5, 30), 1 / 255)
+    result = deblur(y, psf_size=7, iterations=2)
+    assert any("hardly better than none" in text for text in result.warnings) == doubtful
 
 
 def test_the_part_of_the_work_that_is_done_grows_with_the_pixels():

@@ -74,12 +74,19 @@ STAYS = 0.98
 MOST_BEYOND = 0.025
 # Part of a reduced pixel that was observed, above which it is no gap.
 WHOLE = 0.999
-# Where a kernel is made exact: the part of the gradients, the least noise of a restoration,
-# and the part of the energy that a round must save. What saves less follows the noise.
-EXACT_EDGES, EXACT_NOISE, LEAST_SAVED = 0.2, 2 / 255, 0.03
+# Where a kernel is made exact: the part of the gradients, the least noise of a restoration, and the
+# part of the energy that a round must save. What saves less follows the noise; above some level,
+# all does.
+EXACT_EDGES, EXACT_NOISE, LEAST_SAVED, MOST_NOISE = 0.2, 2 / 255, 0.03, 3 / 255
 # Widths of the smoothing and of the assumed noise when candidates are compared.
 JUDGE_SIGMA = 20 / 255
 JUDGE_NOISE = 4 / 255
+# The power to which the volume of what explains an observation enters its energy, and the spectrum
+# of images that bounds it: power of a sample at one cycle per pixel.
+VOLUME, SPECTRUM = 0.6, 1e-4
+# Energy of a kernel, relative to that of no blur, above which it is in doubt. Right ones have 0.9
+# to 1.8, wrong ones 1.3 to 2.3.
+DOUBTFUL = 1.85
 # The published step lengths and momenta of the descent, for the image and for the kernel.
 SGD_STEP, SGD_MOMENTUM = 0.3, 0.7
 SGD_PSF_STEP, SGD_PSF_MOMENTUM = 0.005, 0.995
@@ -87,15 +94,20 @@ SGD_PSF_STEP, SGD_PSF_MOMENTUM = 0.005, 0.995
 
 @dataclass(frozen=True, kw_only=True)
 class BlindState(State):
-    """One step of a search: ``psf`` is the kernel so far, (size, size), sum 1."""
+    """One step of a search: ``psf`` is the kernel so far, (size, size), sum 1.
+
+    Of the last, ``doubtful`` is whether the kernel explains the image hardly better than none.
+    """
 
     psf: Tensor
+    doubtful: bool = False
 
 
 @dataclass
 class _Candidate:
     kernel: NDArray[np.float64]
     energy: float = math.inf
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,9 @@ def search_blind(
     noise sharpen it, then the kernel is the ridge solution (the paper's ``M sigma^2 |k|^2``) for
     the strongest gradients, without its faint values and specks. Candidates are compared by the
     paper's objective, with ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed
-    prior, which it is for denoisers that are linear near ``x``.
+    prior, which it is for denoisers that are linear near ``x``. On the finest level, it is
+    multiplied by the volume of the images that explain the observation, without which narrow
+    kernels would be the most probable.
 
     At last a whole restoration with the kernel gives another, as long as that lowers the objective.
 
@@ -173,7 +187,8 @@ def search_blind(
     total = count_evaluations(y.shape[-2:], psf_size)
     stages = make_stages(size, psf_size is None)
     steps = _search(y, kept, stages, denoiser, generator)
-    for evaluation, (x, level, noise, kernel) in enumerate(steps, 1):
+    for evaluation, (x, level, noise, candidate) in enumerate(steps, 1):
+        kernel = candidate.kernel
         data = level.data(kernel)
         residual, sharp = data.residual(data.error(x)), data.operator.crop(x)
         image = y.clone()
@@ -186,7 +201,8 @@ def search_blind(
         found = normalise_psf(resize_psf(kernel, 1 / level.stage.scale, frame), TRACES)
         psf = torch.from_numpy(found).to(y)
         doing = f"finding the PSF, level {len(stages) - level.stage.distance} of {len(stages)}"
-        yield BlindState(image, evaluation, total, noise, residual, psf=psf, stage=doing)
+        state = BlindState(image, evaluation, total, noise, residual, psf=psf, stage=doing)
+        yield replace(state, doubtful=candidate.doubtful)
 
 
 def probe_sharpness(
@@ -208,8 +224,8 @@ def probe_sharpness(
     kernel = normalise_psf(np.zeros((PROBE_SIDE, PROBE_SIDE)))
     steps = _refine(_Candidate(kernel), level, stage.edges, denoiser, generator)
     for evaluation, (x, _, noise, found) in enumerate(steps, 1):
-        data = level.data(found)
-        residual, psf = data.residual(data.error(x)), torch.from_numpy(found).to(y)
+        data = level.data(found.kernel)
+        residual, psf = data.residual(data.error(x)), torch.from_numpy(found.kernel).to(y)
         count, doing = PROBE_EVALUATIONS, "looking whether it is blurred"
         yield BlindState(y, evaluation, count, noise, residual, psf=psf, stage=doing)
 
@@ -335,7 +351,7 @@ class _Kernels(Operator):
         return torch.fft.rfft2(x, s=self._frame)
 
 
-_Step = tuple[Tensor, _Level, float, NDArray[np.float64]]
+_Step = tuple[Tensor, _Level, float, _Candidate]
 
 
 def _search(
@@ -364,9 +380,12 @@ def _search(
             candidates = sorted(candidates, key=lambda c: c.energy)[: stage.keep]
     best = candidates[0]
     yield from _make_exact(best, level, denoiser, generator)
+    none = _Candidate(normalise_psf(np.zeros_like(best.kernel)))
+    yield from _judge(none, level, denoiser)
+    best.doubtful = best.energy > DOUBTFUL * none.energy
     # What is given away last is what was chosen.
     for x, noise in _sharpen(level, best.kernel, denoiser, 0.0, None):
-        yield x, level, noise, best.kernel
+        yield x, level, noise, best
 
 
 def _starts(stage: Stage) -> list[_Candidate]:
@@ -416,20 +435,22 @@ def _refine(
         for i, (x, noise) in enumerate(steps, 1):
             if i == EVALUATIONS:
                 candidate.kernel = _update(x, level, len(candidate.kernel), part)
-            yield x, level, noise, candidate.kernel
+            yield x, level, noise, candidate
 
 
 def _make_exact(
     candidate: _Candidate, level: _Level, denoiser: Denoiser, generator: torch.Generator | None
 ) -> Iterator[_Step]:
     """Update a judged candidate from whole restorations, as long as its energy falls."""
+    if level.noise > MOST_NOISE:
+        return
     schedule, least = replace(BLURRED, iterations=EXACT_EVALUATIONS), max(EXACT_NOISE, level.noise)
     for _ in range(EXACT_ROUNDS):
         data = level.data(candidate.kernel).within(least, math.inf)
         for state in anneal(data, denoiser, schedule, generator=generator):
             assert state.whole is not None
             x = state.whole
-            yield x, level, state.noise_sigma, candidate.kernel
+            yield x, level, state.noise_sigma, candidate
         if leaves_range(data.operator.crop(x), level.y, level.weights is None):
             # Of a wrong kernel, another would only hide the ringing by which it is known.
             return
@@ -457,14 +478,26 @@ def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator
     """Set a candidate's energy: the objective at a deblurred image."""
     data = level.data(candidate.kernel)
     for x, noise in _sharpen(level, candidate.kernel, denoiser, 0.0, None):
-        yield x, level, noise, candidate.kernel
+        yield x, level, noise, candidate
     error = data.error(x).square()
     error = error if level.weights is None else level.weights * error
     misfit = error.sum() / max(JUDGE_NOISE, level.noise) ** 2
     crop = data.operator.crop
     improbable = crop(x) * crop(x - denoiser(x, JUDGE_SIGMA))
     candidate.energy = float(misfit + improbable.sum() / JUDGE_SIGMA**2) / 2
-    yield x, level, noise, candidate.kernel
+    if not level.stage.distance:
+        candidate.energy *= math.exp(VOLUME * _log_volume(candidate.kernel, level))
+    yield x, level, noise, candidate
+
+
+def _log_volume(kernel: NDArray[np.float64], level: _Level) -> float:
+    """Return half the log of how well samples of the image are fixed, mean over frequencies."""
+    rows, columns = (max(len(kernel), n) for n in level.y.shape[-2:])
+    power = np.abs(np.fft.rfft2(kernel, (rows, columns))) ** 2
+    down, right = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)
+    spectrum = SPECTRUM / np.maximum(down**2 + right**2, 1 / (rows * columns))
+    noise = max(JUDGE_NOISE, level.noise) ** 2
+    return float(np.log(power / noise + 1 / (spectrum + JUDGE_SIGMA**2)).mean()) / 2
 
 
 def _sharpen(

@@ -89,6 +89,11 @@ NOT_ONE = (
     "so it is returned as it is. Give a part that is blurred evenly, the psf, or a psf_size= "
     "near the blur."
 )
+IN_DOUBT = (
+    "The PSF that was found explains the image hardly better than none would: compare the result "
+    "with the image before you use it. Give a part with more detail, the psf, or a psf_size= near "
+    "the blur."
+)
 # What large volumes are restored with.
 NEAR_ONLY = (
     f"The stack and its PSF are large: light from more than {CORE[0]} planes or {CORE[1]} pixels "
@@ -521,10 +526,12 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
             problem = replace(problem, schedule=planned, searched=True)
             for step in problem.states(given, generator):
                 step = counted(step, begin - spared, spared)
-                last = step.evaluation == step.total
-                judged = psf_size is None and not given.fluorescence and last
-                if judged and leaves_range(step.image, given.observed, clipped is None):
-                    step = _as_it_is(given, step, NOT_ONE)
+                if step.evaluation == step.total and not given.fluorescence:
+                    beyond = leaves_range(step.image, given.observed, clipped is None)
+                    if psf_size is None and beyond:
+                        step = _as_it_is(given, step, NOT_ONE)
+                    elif state.doubtful:
+                        given.warnings.append(IN_DOUBT)
                 yield step
 
     settings = {"task": "deblur", "psf_size": psf_size} | describe(given, finish or begin)
