@@ -81,12 +81,9 @@ EXACT_EDGES, EXACT_NOISE, LEAST_SAVED, MOST_NOISE = 0.2, 2 / 255, 0.03, 3 / 255
 # Widths of the smoothing and of the assumed noise when candidates are compared.
 JUDGE_SIGMA = 20 / 255
 JUDGE_NOISE = 4 / 255
-# The power to which the volume of what explains an observation enters its energy, and the spectrum
-# of images that bounds it: power of a sample at one cycle per pixel.
-VOLUME, SPECTRUM = 0.6, 1e-4
-# Energy of a kernel, relative to that of no blur, above which it is in doubt. Right ones have 0.9
-# to 1.8, wrong ones 1.3 to 2.3.
-DOUBTFUL = 1.85
+# Spectrum of images, which bounds the volume of those that explain an observation: power of a
+# sample at one cycle per pixel.
+SPECTRUM = 1e-4
 # The published step lengths and momenta of the descent, for the image and for the kernel.
 SGD_STEP, SGD_MOMENTUM = 0.3, 0.7
 SGD_PSF_STEP, SGD_PSF_MOMENTUM = 0.005, 0.995
@@ -96,7 +93,7 @@ SGD_PSF_STEP, SGD_PSF_MOMENTUM = 0.005, 0.995
 class BlindState(State):
     """One step of a search: ``psf`` is the kernel so far, (size, size), sum 1.
 
-    Of the last, ``doubtful`` is whether the kernel explains the image hardly better than none.
+    Of the last, ``doubtful`` is whether the kernel explains the image no better than none.
     """
 
     psf: Tensor
@@ -165,11 +162,11 @@ def search_blind(
     noise sharpen it, then the kernel is the ridge solution (the paper's ``M sigma^2 |k|^2``) for
     the strongest gradients, without its faint values and specks. Candidates are compared by the
     paper's objective, with ``x^T (x - r(x)) / (2 sigma^2)`` for minus the log of the smoothed
-    prior, which it is for denoisers that are linear near ``x``. On the finest level, it is
-    multiplied by the volume of the images that explain the observation, without which narrow
-    kernels would be the most probable.
+    prior, which it is for denoisers that are linear near ``x``.
 
-    At last a whole restoration with the kernel gives another, as long as that lowers the objective.
+    At last a whole restoration with the kernel gives another, as long as that lowers the objective,
+    and the kernel is compared with no blur. That is the most probable kernel of all, but explains
+    an observation in few ways: the objective is multiplied by the volume of the images that do.
 
     Where no size is given, starts on every level but the finest stand for kernels of every size,
     and the frame follows its kernel: it grows while the kernel touches it, and from level to level
@@ -382,7 +379,7 @@ def _search(
     yield from _make_exact(best, level, denoiser, generator)
     none = _Candidate(normalise_psf(np.zeros_like(best.kernel)))
     yield from _judge(none, level, denoiser)
-    best.doubtful = best.energy > DOUBTFUL * none.energy
+    best.doubtful = _weighed(best, level) > _weighed(none, level)
     # What is given away last is what was chosen.
     for x, noise in _sharpen(level, best.kernel, denoiser, 0.0, None):
         yield x, level, noise, best
@@ -485,19 +482,19 @@ def _judge(candidate: _Candidate, level: _Level, denoiser: Denoiser) -> Iterator
     crop = data.operator.crop
     improbable = crop(x) * crop(x - denoiser(x, JUDGE_SIGMA))
     candidate.energy = float(misfit + improbable.sum() / JUDGE_SIGMA**2) / 2
-    if not level.stage.distance:
-        candidate.energy *= math.exp(VOLUME * _log_volume(candidate.kernel, level))
     yield x, level, noise, candidate
 
 
-def _log_volume(kernel: NDArray[np.float64], level: _Level) -> float:
-    """Return half the log of how well samples of the image are fixed, mean over frequencies."""
+def _weighed(candidate: _Candidate, level: _Level) -> float:
+    """Return the energy times how well samples of the image are fixed, mean over frequencies."""
+    kernel = candidate.kernel
     rows, columns = (max(len(kernel), n) for n in level.y.shape[-2:])
     power = np.abs(np.fft.rfft2(kernel, (rows, columns))) ** 2
     down, right = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)
     spectrum = SPECTRUM / np.maximum(down**2 + right**2, 1 / (rows * columns))
     noise = max(JUDGE_NOISE, level.noise) ** 2
-    return float(np.log(power / noise + 1 / (spectrum + JUDGE_SIGMA**2)).mean()) / 2
+    fixed = np.sqrt(power / noise + 1 / (spectrum + JUDGE_SIGMA**2))
+    return float(candidate.energy * np.exp(np.log(fixed).mean()))
 
 
 def _sharpen(

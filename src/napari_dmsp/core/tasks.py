@@ -90,7 +90,7 @@ NOT_ONE = (
     "near the blur."
 )
 IN_DOUBT = (
-    "The PSF that was found explains the image hardly better than none would: compare the result "
+    "The PSF that was found explains the image no better than none would: compare the result "
     "with the image before you use it. Give a part with more detail, the psf, or a psf_size= near "
     "the blur."
 )
