@@ -6,6 +6,9 @@ memory runs out or a process is killed) it tries a few. Ten times as many, and o
     xvfb-run -a pytest --times 10 --first-seed 1 --timeout 0 tests/test_bad_input.py \
         tests/napari/test_bad_layers.py tests/napari/test_random_runs.py tests/test_killed.py \
         tests/test_memory.py
+
+One thread computes: on a busy machine, two that wait for each other take many times as long for the
+small images of the tests.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from pathlib import Path
 import pytest
 
 import napari_dmsp
+
+# Before torch is loaded; programs that tests start have it, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser):
