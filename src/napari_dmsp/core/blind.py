@@ -198,8 +198,16 @@ def search_blind(
         found = normalise_psf(resize_psf(kernel, 1 / level.stage.scale, frame), TRACES)
         psf = torch.from_numpy(found).to(y)
         doing = f"finding the PSF, level {len(stages) - level.stage.distance} of {len(stages)}"
-        state = BlindState(image, evaluation, total, noise, residual, psf=psf, stage=doing)
-        yield replace(state, doubtful=candidate.doubtful)
+        yield BlindState(
+            image,
+            evaluation,
+            total,
+            noise,
+            residual,
+            stage=doing,
+            psf=psf,
+            doubtful=candidate.doubtful,
+        )
 
 
 def probe_sharpness(

@@ -527,8 +527,8 @@ def _prepare_blind(given: Input, image: ArrayLike, psf_size: int | None) -> Job:
             for step in problem.states(given, generator):
                 step = counted(step, begin - spared, spared)
                 if step.evaluation == step.total and not given.fluorescence:
-                    beyond = leaves_range(step.image, given.observed, clipped is None)
-                    if psf_size is None and beyond:
+                    judged = psf_size is None
+                    if judged and leaves_range(step.image, given.observed, clipped is None):
                         step = _as_it_is(given, step, NOT_ONE)
                     elif state.doubtful:
                         given.warnings.append(IN_DOUBT)
